@@ -1,0 +1,6 @@
+"""The deterministic world for protocols: virtual time, network, disks and crashes, replayed from a seed.
+
+A public package for whoever writes a protocol. It may import `replica.consensus`, `replica.kv`,
+`replica.verification` and the pure modules of `replica.storage`; it touches no real clock, socket, thread or
+disk, and so never imports the node, the transport, the client, asyncio, lmdb or grpc.
+"""

@@ -1,0 +1,1 @@
+"""Generated from `protos/synod/v1` by `make protos`."""

@@ -1,0 +1,1 @@
+"""The tests of Synod; see README.md for the map."""

@@ -1,0 +1,1 @@
+"""Real nodes under real faults: kills, pauses, partitions, full disks, power cuts."""

@@ -1,0 +1,1 @@
+"""Real nodes and clients on loopback, in this process or as subprocesses."""
