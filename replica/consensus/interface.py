@@ -1,0 +1,508 @@
+"""What a consensus protocol is: events in, effects out, declared capabilities.
+
+Theory of operation
+-------------------
+A protocol is a pure state machine. A *driver* (the node, the simulator, or a test that feeds events by hand) calls
+`Protocol.step` with the present time and the events that have accumulated, and carries out the `Effects` that come
+back. A protocol never waits, never reads a clock, never sends and never touches a disk; the only thing that it may ask
+synchronously is `Stable`, a reader over what it has itself asked to be written.
+
+One turn of a driver, which is the contract that every protocol may rely on:
+
+1. Drain the inbox, sample ``now`` *after* that, call ``step(now, events)``.
+2. Hand every message whose ``after`` is ``NO_TICKET`` to the network at once (so that leader and followers sync at the
+   same time), and put the writes of the turn into one atomic group.
+3. When the group is durable, release the messages that waited on its tickets and feed ``Persisted(ticket)`` for each
+   ticket, in order. Tickets complete in the order in which they were issued, each is atomic, and a crash keeps a
+   prefix of them that holds at least those that were reported.
+4. Apply ``deliveries`` in the order given; answer reads once the state has reached the stated frontier.
+
+What a protocol must keep:
+
+- Nothing that a peer may count on leaves before it is durable. The replica's own vote is subject to the same rule:
+  it counts when its ticket has been reported, never earlier.
+- A completion is matched by what was written (ballot and slot, or the protocol's own equivalent), never by position
+  alone: a write may have been overtaken by another to the same position while it was in flight.
+- The network may lose, duplicate and reorder; a stream that reconnects may do all three. Protocols retransmit.
+- Every identifier that a replica mints is reserved durably or carries the ``incarnation`` before it is sent.
+- Safety never depends on ``now``; only leases that a protocol declares may, and they judge by ``now`` alone.
+- No iteration over a set or any other order that differs between runs may reach the effects.
+
+Membership is an *epoch*. A `Configuration` names the members, the protocol and its options. To change any of them a
+protocol is told `Reconfigure`; it decides a *seal* in its own order, and from the position of the seal on nothing more
+is delivered in the epoch: `Effects.sealed` says so. The driver then takes a snapshot at the sealed frontier, makes it
+durable together with the next configuration, and starts a fresh protocol object in the next epoch whose first position
+follows the frontier. Messages of another epoch never reach a protocol: the driver answers them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol as TypingProtocol, TypeAlias
+
+import msgspec
+
+ReplicaId: TypeAlias = int
+"""A replica's identity, 1 or more. Never reused, not even after its replica was removed."""
+
+Ticket: TypeAlias = int
+"""Names a group of durable writes of one protocol object; minted from 1 upwards without gaps."""
+
+NO_TICKET: Final[Ticket] = 0
+"""The ticket of a message that waits for nothing."""
+
+Frontier: TypeAlias = int | dict[str, int]
+"""How far a state has been applied: for a total order the last position (0: nothing), else positions by object."""
+
+Options: TypeAlias = dict[str, int | float | str | bool]
+"""Protocol options as they stand in a configuration: scalars by name."""
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+class Footprint(msgspec.Struct, frozen=True, array_like=True):
+    """What a command touches, as far as a protocol needs to know in order to tell interference.
+
+    ``ranges`` are half-open ``[first, last)`` intervals of keys that are read; two commands interfere when one writes
+    a key that the other reads or writes.
+    """
+
+    reads: tuple[bytes, ...] = ()
+    writes: tuple[bytes, ...] = ()
+    ranges: tuple[tuple[bytes, bytes], ...] = ()
+    read_only: bool = False
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True):
+    """An opaque payload: ``count`` operations of one session with consecutive sequences from ``sequence`` on.
+
+    The driver builds commands; where a protocol's capabilities ask for footprints, ``footprint`` is the union over the
+    operations. ``session`` 0 marks a command outside any session.
+    """
+
+    payload: bytes
+    session: int = 0
+    sequence: int = 0
+    count: int = 1
+    footprint: Footprint | None = None
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True):
+    """A replica as the configuration knows it. Protocols use ``replica``, ``region`` and ``zone`` alone."""
+
+    replica: ReplicaId
+    peer_address: str = ""
+    client_address: str = ""
+    region: str = ""
+    zone: str = ""
+
+
+class Configuration(msgspec.Struct, frozen=True, array_like=True):
+    """The members, the protocol and its options during one epoch."""
+
+    epoch: int
+    members: tuple[Member, ...]
+    protocol: str
+    options: Options = {}
+
+    @property
+    def replicas(self) -> tuple[ReplicaId, ...]:
+        """The members' ids, ascending."""
+        return tuple(sorted(member.replica for member in self.members))
+
+    def member(self, replica: ReplicaId) -> Member | None:
+        """The member with that id, or None."""
+        return next((member for member in self.members if member.replica == replica), None)
+
+
+class ConfigurationError(ValueError):
+    """A configuration or option that cannot work; the text names the field and says what would be accepted."""
+
+
+# -------------------------------------------------------------------------------------------------- messages, records
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """Base of the messages between replicas. Subclasses declare ``tag=<small int>``, unique in their protocol.
+
+    Fields are only ever appended, with defaults, so that a cluster can be upgraded replica by replica.
+    """
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True):
+    """Base of durable records. Subclasses declare ``tag=<small int>``; the same rule of growth as for messages."""
+
+
+class Put(msgspec.Struct, frozen=True):
+    """Write ``record`` under ``key`` in ``table``, replacing what was there."""
+
+    table: str
+    key: bytes
+    record: Record
+
+
+class Discard(msgspec.Struct, frozen=True):
+    """Remove the keys of ``table`` in the half-open interval ``[first, last)``."""
+
+    table: str
+    first: bytes
+    last: bytes
+
+
+Write: TypeAlias = Put | Discard
+
+
+class CorruptRecord(Exception):
+    """A durable record cannot be read. It is *unknown*, never *absent*: the replica must not vote on without it."""
+
+    def __init__(self, table: str, key: bytes, reason: str) -> None:
+        super().__init__(f"record {key.hex()} of table {table!r} cannot be read: {reason}")
+        self.table = table
+        self.key = key
+        self.reason = reason
+
+
+class Stable(TypingProtocol):
+    """Reads what this protocol object has asked to be written, durable yet or not (read your own writes)."""
+
+    def get(self, table: str, key: bytes) -> Record | None:
+        """The record, or None when there is none. Raises `CorruptRecord`."""
+
+    def scan(self, table: str, first: bytes, last: bytes) -> Iterator[tuple[bytes, Record]]:
+        """Records with keys in ``[first, last)``, ascending. Raises `CorruptRecord` on reaching a bad one."""
+
+
+class Randomness(TypingProtocol):
+    """The seeded source of randomness that a driver injects (`random.Random` satisfies it)."""
+
+    def random(self) -> float: ...
+
+    def uniform(self, a: float, b: float, /) -> float: ...
+
+    def randrange(self, start: int, stop: int, /) -> int: ...
+
+
+# ----------------------------------------------------------------------------------------------------------- events
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message of the present epoch from ``sender``, a member. May be a duplicate, late, or out of order."""
+
+    sender: ReplicaId
+    message: Message
+
+
+class Proposed(msgspec.Struct, frozen=True):
+    """Clients ask for these commands to be decided."""
+
+    commands: tuple[Command, ...]
+
+
+class ReadRequested(msgspec.Struct, frozen=True):
+    """A linearizable read: grant it at a frontier that covers everything acknowledged before this event."""
+
+    token: int
+    footprint: Footprint | None = None
+
+
+class TimerFired(msgspec.Struct, frozen=True):
+    """The timer of that name has reached its time. Stale firings of a timer that was reset never arrive."""
+
+    name: str
+
+
+class Persisted(msgspec.Struct, frozen=True):
+    """The writes under ``ticket``, and so all under earlier tickets, are durable."""
+
+    ticket: Ticket
+
+
+class SnapshotTaken(msgspec.Struct, frozen=True):
+    """A durable snapshot of the local state covers ``frontier``: what lies at or before it may be discarded."""
+
+    frontier: Frontier
+
+
+class SnapshotInstalled(msgspec.Struct, frozen=True):
+    """A snapshot fetched from a peer has durably replaced the local state up to ``frontier`` (same epoch).
+
+    It erases no promise and no vote above ``frontier``. The state now stands at ``frontier``.
+    """
+
+    frontier: Frontier
+
+
+class SnapshotUnavailable(msgspec.Struct, frozen=True):
+    """The snapshot wished for from ``peer`` could not be fetched; another wish may be uttered."""
+
+    peer: ReplicaId
+
+
+class PeerReset(msgspec.Struct, frozen=True):
+    """The stream to or from ``peer`` broke and is up again, or the peer restarted: messages may have been lost."""
+
+    peer: ReplicaId
+
+
+class Reconfigure(msgspec.Struct, frozen=True):
+    """Decide a seal that ends this epoch in favour of ``configuration`` (whose epoch is the next one)."""
+
+    token: int
+    configuration: Configuration
+
+
+class Yield(msgspec.Struct, frozen=True):
+    """Give up leadership if held (graceful shutdown, maintenance); to ``successor`` where the protocol can."""
+
+    successor: ReplicaId | None = None
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """The peers have taken this replica's disk on record, durably: from now on it may promise and vote."""
+
+
+Event: TypeAlias = (
+    Received
+    | Proposed
+    | ReadRequested
+    | TimerFired
+    | Persisted
+    | SnapshotTaken
+    | SnapshotInstalled
+    | SnapshotUnavailable
+    | PeerReset
+    | Reconfigure
+    | Yield
+    | Admitted
+)
+
+
+# ---------------------------------------------------------------------------------------------------------- effects
+
+
+class Persist(msgspec.Struct, frozen=True):
+    """Make ``writes`` durable, atomically."""
+
+    ticket: Ticket
+    writes: tuple[Write, ...]
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send ``message`` to each of ``to`` (never the sender itself) once ticket ``after`` is durable."""
+
+    to: tuple[ReplicaId, ...]
+    message: Message
+    after: Ticket = NO_TICKET
+
+
+class Deliver(msgspec.Struct, frozen=True):
+    """``commands`` are decided at ``position`` and everything they depend on has been delivered: apply them.
+
+    A no-op delivers an empty tuple, so that the applied frontier advances without gaps. ``object`` names the object
+    for protocols that order by object, and is empty for a total order.
+    """
+
+    position: int
+    commands: tuple[Command, ...]
+    object: str = ""
+
+
+class GrantRead(msgspec.Struct, frozen=True):
+    """The read may be answered from the local state once it has been applied up to ``frontier``."""
+
+    token: int
+    frontier: Frontier
+
+
+class Reason:
+    """Why a command or read was refused (`Reject.reason`)."""
+
+    NOT_LEADER: Final = "not leader"
+    OVERLOADED: Final = "overloaded"
+    SEALED: Final = "sealed"
+    UNSUPPORTED: Final = "unsupported"
+    LOST: Final = "lost"
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """A command will not be answered by this replica.
+
+    ``definite``: it was never proposed and will never take effect. Otherwise it may yet be decided. ``hint`` is the
+    replica to turn to, where one is known.
+    """
+
+    command: Command
+    reason: str
+    definite: bool
+    hint: ReplicaId | None = None
+
+
+class RejectRead(msgspec.Struct, frozen=True):
+    """A read (or a `Reconfigure`, by its token) is refused; reads have no effect, so asking again is always safe."""
+
+    token: int
+    reason: str
+    definite: bool = True
+    hint: ReplicaId | None = None
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The epoch ends at ``frontier``, the position of the seal; ``configuration`` is decided to follow it.
+
+    Everything before the seal has been delivered, the seal itself never is: a restart before the switch became durable
+    finds the state short of ``frontier`` and reaches the seal again.
+    """
+
+    frontier: Frontier
+    configuration: Configuration
+
+
+class SnapshotWish(msgspec.Struct, frozen=True):
+    """What is needed has been discarded elsewhere: fetch a snapshot from ``peer`` that covers at least ``frontier``."""
+
+    peer: ReplicaId
+    frontier: Frontier
+
+
+class Effects(msgspec.Struct):
+    """What one step asks for. Lists keep their order; ``timers`` maps a name to its time, or None to cancel it."""
+
+    persists: list[Persist] = msgspec.field(default_factory=list)
+    sends: list[Send] = msgspec.field(default_factory=list)
+    timers: dict[str, float | None] = msgspec.field(default_factory=dict)
+    deliveries: list[Deliver] = msgspec.field(default_factory=list)
+    reads: list[GrantRead] = msgspec.field(default_factory=list)
+    rejections: list[Reject] = msgspec.field(default_factory=list)
+    refused_reads: list[RejectRead] = msgspec.field(default_factory=list)
+    sealed: Sealed | None = None
+    snapshot_wish: SnapshotWish | None = None
+
+
+# ----------------------------------------------------------------------------------------------------- capabilities
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a protocol offers. Node, client and benchmark refuse the rest with a clear error."""
+
+    total_order: bool
+    """One order over all commands; otherwise an order per key or object."""
+    transactions: bool
+    """Commands that touch several keys."""
+    compare_and_set: bool
+    """Commands whose effect depends on what they read."""
+    exactly_once: bool
+    """A retried command takes effect once. Without it an indefinite write must never be retried."""
+    reads: frozenset[str]
+    """Ways to a linearizable read, of ``log``, ``read-index``, ``lease``, ``quorum``."""
+    routing: str
+    """Whom a client should ask: ``leader``, ``owner``, ``nearest``, ``head-tail``."""
+    crash_recovery: bool
+    """A replica that restarts from its disk is the same replica."""
+    reconfiguration: bool
+    """The protocol can decide a seal."""
+    footprints: bool = False
+    """The protocol needs `Command.footprint`."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """A protocol's account of itself, for people and metrics."""
+
+    role: str
+    leader: ReplicaId | None
+    ballot: str
+    decided: Frontier
+    delivered: Frontier
+    accepting: bool
+    """Would commands be proposed now, rather than refused?"""
+    queued: int = 0
+    in_flight: int = 0
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a protocol object is given at its birth, at first start and after every restart alike."""
+
+    replica: ReplicaId
+    configuration: Configuration
+    stable: Stable
+    randomness: Randomness
+    incarnation: int
+    """Grows with every start of this replica; durable before the protocol object is built."""
+    applied: Frontier
+    """Where the recovered local state stands: positions at or before it are decided and must not be delivered again.
+    It may lie beyond what the local log holds."""
+    base: Frontier = 0
+    """Where the epoch begins: the sealed frontier of the epoch before (0 for the first)."""
+    voting: bool = True
+    """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign."""
+
+
+class Protocol(ABC):
+    """One replica's half of a protocol during one epoch. Not thread-safe; driven as the module says."""
+
+    @abstractmethod
+    def start(self, now: float) -> Effects:
+        """Called once, before any step: rebuild from ``Context.stable``, arm timers. Raises `CorruptRecord`."""
+
+    @abstractmethod
+    def step(self, now: float, events: Sequence[Event]) -> Effects:
+        """Digest ``events`` in order and return what is to be done. ``now`` is in seconds and never goes back."""
+
+    @abstractmethod
+    def status(self) -> Status:
+        """A snapshot of the protocol's own view, cheap enough to be asked often."""
+
+    def check(self) -> None:  # noqa: B027 - protocols that have invariants override it, the others need not
+        """Assert the invariants of this replica's state. Raises `AssertionError`. Called often by the simulator."""
+
+
+class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """How a protocol presents itself; what the entry-point group ``synod.protocols`` names."""
+
+    name: str
+    summary: str
+    capabilities: Capabilities
+    messages: tuple[type[Message], ...]
+    tables: Mapping[str, type[Record] | tuple[type[Record], ...]]
+    """The record types by table. Table names are lower-case words, unique in the protocol."""
+    options: type[msgspec.Struct]
+    """A frozen struct of the options with their defaults; durations end in ``_s``, sizes in ``_bytes``."""
+    create: Callable[[Context, Any], Protocol]
+    """Builds a protocol object from a context and an instance of ``options``."""
+    validate: Callable[[Configuration, Any], None]
+    """Raises `ConfigurationError` for a configuration that can't work, quorums that do not intersect included."""
+
+
+def parse_options(spec: ProtocolSpec, options: Options) -> Any:
+    """The options of a configuration as the protocol's own type. Raises `ConfigurationError` naming the field."""
+    known = {field.name for field in msgspec.structs.fields(spec.options)}
+    for name in options:
+        if name not in known:
+            accepted = ", ".join(sorted(known)) or "none"
+            raise ConfigurationError(
+                f"protocol.options.{name}: protocol {spec.name!r} has no such option (it has: {accepted})"
+            )
+    try:
+        return msgspec.convert(options, spec.options)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"protocol.options: {error}") from None
+
+
+def validate_configuration(spec: ProtocolSpec, configuration: Configuration) -> Any:
+    """Check ``configuration`` for ``spec`` and return the parsed options. Raises `ConfigurationError`."""
+    ids = [member.replica for member in configuration.members]
+    if not ids:
+        raise ConfigurationError("members: a cluster has at least one replica")
+    for replica in ids:
+        if replica < 1:
+            raise ConfigurationError(f"members: replica id {replica} is not a positive integer")
+    for replica in sorted(set(ids)):
+        if ids.count(replica) > 1:
+            raise ConfigurationError(f"members: replica id {replica} appears more than once")
+    options = parse_options(spec, configuration.options)
+    spec.validate(configuration, options)
+    return options
