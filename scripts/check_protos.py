@@ -19,9 +19,7 @@ GENERATED = ("replica/wire/v1/*_pb2*.py", "replica/wire/v1/*_pb2*.pyi")
 def digests(root: Path) -> dict[str, str]:
     """The SHA-256 of every contract and generated file under `root`, by path relative to it."""
     found = sorted(path for pattern in (CONTRACTS, *GENERATED) for path in root.glob(pattern))
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found
-    }
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def read_manifest(root: Path) -> dict[str, str]:

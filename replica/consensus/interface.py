@@ -39,7 +39,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol as TypingProtocol, TypeAlias
+from typing import Any, Final, TypeAlias
+from typing import Protocol as TypingProtocol
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""What clients ask of the key-value store, and what it answers: the vocabulary shared by client, node and state machine.
+"""What clients ask of the key-value store, and what it answers: shared by client, node and state machine.
 
 Operations and results are MessagePack arrays that begin with a small integer tag (msgspec structs with ``array_like``),
 so that any language can speak them and Python pays one C call for a whole batch. Fields are only ever appended, with
@@ -105,7 +105,7 @@ class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Unchanged(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Nothing in ``[first, last)`` was written or deleted after ``revision``, so that a recorded range has no phantoms."""
+    """Nothing in ``[first, last)`` was written or deleted after ``revision``: a recorded range has no phantoms."""
 
     first: bytes
     last: bytes

@@ -9,9 +9,9 @@ A `Coordinator` owns one protocol object at a time and keeps the contract of `re
   leaves with the turn, before the sync starts.
 - **Timers** are kept here: a driver asks for `next_deadline` and steps when it has come.
 - **Snapshots switch atomically.** An `Anchor` says which snapshot, frontier, epoch and configuration the replica stands
-  on. `anchor_writes` yields the writes that make a new anchor durable in *one* commit of the log environment; after that
-  commit `switch` tells the protocol (same epoch) or starts the next protocol object (later epoch). What was in flight in
-  the old epoch is dropped: the seal has made it void.
+  on. `anchor_writes` yields the writes that make a new anchor durable in *one* commit of the log environment; after
+  that commit `switch` tells the protocol (same epoch) or starts the next protocol object (later epoch). What was in
+  flight in the old epoch is dropped: the seal has made it void.
 
 A driver's turn:
 
@@ -77,7 +77,7 @@ LAST_KEY = b"\xff" * 32
 """Sorts behind every key that a protocol may use."""
 
 
-class Anchor(Record, tag=1):
+class Anchor(Record, frozen=True, tag=1):
     """Where a replica stands: one durable record, and the only switch between snapshots and epochs.
 
     ``frontier`` is what the snapshot covers, ``base`` where the epoch began. ``snapshot`` names the snapshot's folder

@@ -122,9 +122,7 @@ def test_an_unexpected_failure_keeps_its_traceback_when_debugging(runner, group,
         runner.invoke(group, ["fails"], catch_exceptions=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("missing", "no_such_module_anywhere"), ("plain", "not a click")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("missing", "no_such_module_anywhere"), ("plain", "not a click")])
 def test_a_command_that_cannot_be_loaded_says_why(runner, group, name, reason):
     result = runner.invoke(group, [name])
     assert result.exit_code == 1

@@ -59,9 +59,7 @@ def imports_of(source: str) -> Iterator[tuple[int, str]]:
                     yield node.lineno, module or ""
             case ast.ImportFrom(module=module, level=level):
                 yield node.lineno, "." * level + (module or "")
-            case (
-                ast.Call(func=ast.Name(id="__import__")) | ast.Call(func=ast.Attribute(attr="import_module"))
-            ):
+            case ast.Call(func=ast.Name(id="__import__")) | ast.Call(func=ast.Attribute(attr="import_module")):
                 yield node.lineno, "importlib"
             case _:
                 pass
