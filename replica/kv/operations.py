@@ -11,9 +11,10 @@ changes of one transaction share it. Keys that begin with ``SYSTEM_PREFIX`` belo
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 KEY_BYTES_MAX: Final = 250
 """A key's limit. LMDB ends at 511 bytes; zero bytes are escaped to two, and a terminator and a revision share the rest:
@@ -23,7 +24,20 @@ VALUE_BYTES_MAX: Final = 1 << 20
 """A value's limit, in bytes."""
 
 TRANSACTION_OPERATIONS_MAX: Final = 256
-"""Compares plus operations of both branches in one transaction."""
+"""Conditions plus operations of both branches in one transaction."""
+
+RUN_OPERATIONS_MAX: Final = 1024
+"""Operations in one run."""
+
+RUN_BYTES_MAX: Final = 2 << 20
+"""Encoded operations of one run, in bytes; the largest single operation that fits the other limits may go beyond it by
+itself (a transaction of many large values), up to `OPERATION_BYTES_MAX`."""
+
+OPERATION_BYTES_MAX: Final = 3 << 20
+"""One encoded operation, in bytes."""
+
+DELETE_RANGE_KEYS_MAX: Final = 100_000
+"""Keys that one `DeleteRange` may remove; more are refused, so that one operation cannot stall a replica."""
 
 SESSION_WINDOW: Final = 4096
 """Sequences that a session may have outstanding: from the first unacknowledged one on."""
@@ -35,81 +49,107 @@ SYSTEM_PREFIX: Final = b"\x00synod/"
 """Keys reserved for the system."""
 
 
-class Operation(msgspec.Struct, frozen=True, array_like=True):
+REVISION_MAX: Final = (1 << 63) - 1
+"""The largest revision, lease and session id that an operation may name."""
+
+Key: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
+Bound: TypeAlias = Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)]
+"""An end of an interval; empty is the beginning or the end of all keys."""
+Value: TypeAlias = Annotated[bytes, Meta(max_length=VALUE_BYTES_MAX)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
+Delta: TypeAlias = Annotated[int, Meta(ge=-REVISION_MAX, le=REVISION_MAX)]
+# The limits in these annotations are checked where an operation is decoded (in C), not where it is constructed.
+
+
+class Operation(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of the operations."""
 
 
-class Put(Operation, frozen=True, tag=1):
+class Put(Operation, frozen=True, gc=False, tag=1):
     """Set ``key``. With ``if_revision``, only if its modification revision is that (0: the key must not exist)."""
 
-    key: bytes
-    value: bytes
-    lease: int = 0
-    if_revision: int | None = None
+    key: Key
+    value: Value
+    lease: Number = 0
+    if_revision: Number | None = None
     previous: bool = False
 
 
-class Get(Operation, frozen=True, tag=2):
+class Get(Operation, frozen=True, gc=False, tag=2):
     """Read ``key``, at ``revision`` if that is not 0."""
 
-    key: bytes
-    revision: int = 0
+    key: Key
+    revision: Number = 0
 
 
-class Range(Operation, frozen=True, tag=3):
-    """Read an interval of keys in order. ``limit`` 0 is none; a truncated answer says so (``more``)."""
+class Range(Operation, frozen=True, gc=False, tag=3):
+    """Read an interval of keys in order. ``limit`` 0 is none; a truncated answer says so (``more``).
 
-    first: bytes
-    last: bytes
-    limit: int = 0
+    Keys of the system are passed over, unless ``first`` is one.
+    """
+
+    first: Bound
+    last: Bound
+    limit: Number = 0
     reverse: bool = False
     keys_only: bool = False
     count_only: bool = False
-    revision: int = 0
+    revision: Number = 0
 
 
-class Delete(Operation, frozen=True, tag=4):
+class Delete(Operation, frozen=True, gc=False, tag=4):
     """Remove ``key``, with the same condition as `Put`."""
 
-    key: bytes
-    if_revision: int | None = None
+    key: Key
+    if_revision: Number | None = None
     previous: bool = False
 
 
-class DeleteRange(Operation, frozen=True, tag=5):
-    """Remove every key of an interval."""
+class DeleteRange(Operation, frozen=True, gc=False, tag=5):
+    """Remove every key of an interval, at most `DELETE_RANGE_KEYS_MAX`. Keys of the system are passed over."""
 
-    first: bytes
-    last: bytes
+    first: Bound
+    last: Bound
     previous: bool = False
 
 
-class Add(Operation, frozen=True, tag=6):
-    """Add ``delta`` to the decimal integer stored at ``key`` (absent counts as 0); evaluated where it is applied."""
+class Add(Operation, frozen=True, gc=False, tag=6):
+    """Add ``delta`` to the decimal integer stored at ``key`` (absent counts as 0); evaluated where it is applied.
 
-    key: bytes
-    delta: int
+    A stored value that is no integer, and a sum beyond 64 bits, fail with ``not a number``.
+    """
+
+    key: Key
+    delta: Delta
 
 
-class Compare(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Compare(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
     """``target`` of ``key`` stands in ``relation`` to ``operand``.
 
     Targets: ``value`` (bytes), ``version``, ``create``, ``mod`` (integers; 0 for an absent key), ``exists`` (1 or 0).
     Relations: ``=``, ``!=``, ``<``, ``>``. An absent key has no value: comparing it fails, except with ``!=``.
     """
 
-    key: bytes
-    target: str
-    relation: str
+    key: Key
+    target: Literal["value", "version", "create", "mod", "exists"]
+    relation: Literal["=", "!=", "<", ">"]
     operand: bytes | int
 
+    def __post_init__(self) -> None:
+        expected = bytes if self.target == "value" else int
+        if not isinstance(self.operand, expected):
+            raise ValueError(f"compare of {self.target!r} needs an operand of type {expected.__name__}")
 
-class Unchanged(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Nothing in ``[first, last)`` was written or deleted after ``revision``: a recorded range has no phantoms."""
 
-    first: bytes
-    last: bytes
-    revision: int
+class Unchanged(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """Nothing in ``[first, last)`` was written or deleted after ``revision``: a recorded range has no phantoms.
+
+    Fails with ``compacted`` when ``revision`` lies below the compacted one: deletions may have been forgotten.
+    """
+
+    first: Bound
+    last: Bound
+    revision: Number
 
 
 Condition: TypeAlias = Compare | Unchanged
@@ -117,35 +157,49 @@ Condition: TypeAlias = Compare | Unchanged
 Simple: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add
 
 
-class Transaction(Operation, frozen=True, tag=7):
-    """If all ``conditions`` hold, do ``then``, else ``otherwise``; atomically, at one revision."""
+class Transaction(Operation, frozen=True, gc=False, tag=7):
+    """If all ``conditions`` hold, do ``then``, else ``otherwise``; atomically, at one revision.
+
+    Operations see what earlier ones of the branch wrote. When one of them fails, nothing is changed and the whole
+    transaction answers `Failed`.
+    """
 
     conditions: tuple[Condition, ...]
     then: tuple[Simple, ...]
     otherwise: tuple[Simple, ...] = ()
 
+    def __post_init__(self) -> None:
+        size = len(self.conditions) + len(self.then) + len(self.otherwise)
+        if size > TRANSACTION_OPERATIONS_MAX:
+            raise ValueError(f"a transaction has at most {TRANSACTION_OPERATIONS_MAX} parts, this one has {size}")
 
-class Compact(Operation, frozen=True, tag=8):
-    """Forget what was superseded at or before ``revision``."""
 
-    revision: int
+class Compact(Operation, frozen=True, gc=False, tag=8):
+    """Forget what was superseded at or before ``revision``. What is forgotten already is not an error."""
+
+    revision: Number
 
 
-class OpenSession(Operation, frozen=True, tag=9):
+class OpenSession(Operation, frozen=True, gc=False, tag=9):
     """Register a new session; ``nonce`` pairs the request with its answer and identifies nothing."""
 
-    nonce: bytes
+    nonce: Annotated[bytes, Meta(min_length=1, max_length=64)]
 
 
-class CloseSession(Operation, frozen=True, tag=10):
+class CloseSession(Operation, frozen=True, gc=False, tag=10):
     """Forget the session."""
 
-    session: int
+    session: Number
 
 
 AnyOperation: TypeAlias = (
     Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact | OpenSession | CloseSession
 )
+
+ClientOperation: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact
+"""What may stand in a client's run; sessions are opened and closed by the replica the client is attached to."""
+
+ReadOperation: TypeAlias = Get | Range
 
 READ_ONLY: Final = (Get, Range)
 
@@ -153,7 +207,7 @@ READ_ONLY: Final = (Get, Range)
 # ---------------------------------------------------------------------------------------------------------- results
 
 
-class KeyValue(msgspec.Struct, frozen=True, array_like=True):
+class KeyValue(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A key with its value and history: ``version`` counts its writes since ``create_revision``."""
 
     key: bytes
@@ -164,65 +218,68 @@ class KeyValue(msgspec.Struct, frozen=True, array_like=True):
     lease: int = 0
 
 
-class Result(msgspec.Struct, frozen=True, array_like=True):
+class Result(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Base of the results. ``revision`` is the store's when the operation took effect."""
 
     revision: int
 
 
-class Written(Result, frozen=True, tag=1):
+class Written(Result, frozen=True, gc=False, tag=1):
     """A put took effect."""
 
     previous: KeyValue | None = None
 
 
-class Got(Result, frozen=True, tag=2):
+class Got(Result, frozen=True, gc=False, tag=2):
     """A get; None when there is no such key."""
 
     item: KeyValue | None = None
 
 
-class Ranged(Result, frozen=True, tag=3):
-    """A range. ``count`` is how many keys the interval holds; ``more`` that the answer was truncated."""
+class Ranged(Result, frozen=True, gc=False, tag=3):
+    """A range. ``count`` is the number of items, or with ``count_only`` of keys in the interval.
+
+    ``more`` says that the answer was truncated: ask again from behind the last item (before it, in reverse).
+    """
 
     items: tuple[KeyValue, ...] = ()
     count: int = 0
     more: bool = False
 
 
-class Deleted(Result, frozen=True, tag=4):
+class Deleted(Result, frozen=True, gc=False, tag=4):
     """``count`` keys were removed."""
 
     count: int = 0
     previous: tuple[KeyValue, ...] = ()
 
 
-class Added(Result, frozen=True, tag=5):
+class Added(Result, frozen=True, gc=False, tag=5):
     """The value after the addition."""
 
     value: int = 0
 
 
-class Transacted(Result, frozen=True, tag=6):
+class Transacted(Result, frozen=True, gc=False, tag=6):
     """Which branch ran, and the results of its operations."""
 
     succeeded: bool = False
     results: tuple[AnyResult, ...] = ()
 
 
-class Compacted(Result, frozen=True, tag=7):
+class Compacted(Result, frozen=True, gc=False, tag=7):
     """Revisions before ``compacted`` are gone."""
 
     compacted: int = 0
 
 
-class SessionOpened(Result, frozen=True, tag=8):
+class SessionOpened(Result, frozen=True, gc=False, tag=8):
     """The new session's id."""
 
     session: int = 0
 
 
-class SessionClosed(Result, frozen=True, tag=9):
+class SessionClosed(Result, frozen=True, gc=False, tag=9):
     """The session is gone (or never was)."""
 
 
@@ -240,12 +297,13 @@ class Failure:
     SESSION_UNKNOWN: Final = "session unknown"
     """The session was evicted or never opened. An earlier attempt of the same sequence may have taken effect."""
     RESULT_FORGOTTEN: Final = "result forgotten"
-    """The sequence was executed once, its result is no longer kept."""
+    """The sequence was executed before (or given up, when the client acknowledged it without its result) and its result
+    is no longer kept. It is not executed again."""
     WINDOW: Final = "window"
     """The sequence lies beyond the session's window; nothing was changed."""
 
 
-class Failed(Result, frozen=True, tag=10):
+class Failed(Result, frozen=True, gc=False, tag=10):
     """The operation was refused, the same way on every replica. ``detail`` is a revision where the code has one."""
 
     code: str = Failure.INVALID
