@@ -438,6 +438,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     It may lie beyond what the local log holds."""
     base: Frontier = 0
     """Where the epoch begins: the sealed frontier of the epoch before (0 for the first)."""
+    snapshot: Frontier = 0
+    """What the durable snapshot covers, this replica's own or one installed (0: there is none). When it lies beyond
+    what the protocol has recorded as decided it was installed, and the log at or before it need not hold what was
+    decided: a crash may have come between the switch and the protocol's answer to `SnapshotInstalled`."""
     voting: bool = True
     """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign."""
 

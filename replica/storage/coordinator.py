@@ -149,6 +149,7 @@ class Coordinator:
                 incarnation=self._incarnation,
                 applied=applied,
                 base=self.anchor.base,
+                snapshot=self.anchor.frontier,
                 voting=self.voting,
             ),
             options,
