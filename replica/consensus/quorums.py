@@ -177,9 +177,7 @@ class Grid(Quorums):
             )
 
     @classmethod
-    def tolerant(
-        cls, zones: Sequence[Iterable[ReplicaId]], *, zone_failures: int, member_failures: int
-    ) -> Grid:
+    def tolerant(cls, zones: Sequence[Iterable[ReplicaId]], *, zone_failures: int, member_failures: int) -> Grid:
         """Decide although ``member_failures`` members fail in each zone, take over although ``zone_failures`` zones
         do. Zones are to have one size. Raises `ConfigurationError`."""
         rows = [tuple(zone) for zone in zones]
@@ -251,8 +249,7 @@ class FastQuorum(Quorums):
         n = len(self.members)
         if not (1 <= classic <= n and 2 * classic > n):
             raise ConfigurationError(
-                f"classic: two quorums of {classic} among {n} members need not intersect; "
-                f"give {n // 2 + 1} to {n}"
+                f"classic: two quorums of {classic} among {n} members need not intersect; give {n // 2 + 1} to {n}"
             )
         least = (2 * n - classic) // 2 + 1
         if not (classic <= fast <= n and 2 * fast + classic > 2 * n):
