@@ -1,0 +1,111 @@
+"""How channels and servers are made: the only place that knows grpc's options and credentials.
+
+Peers and clients have separate listeners, each a server of its own made here. Plain text today; with `Security` set,
+the same functions make secured ones.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+
+from .bounds import GRPC_MESSAGE_BYTES_MAX, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, LOOKAHEAD_BYTES
+from .errors import AddressUnavailable
+
+
+class Security(msgspec.Struct, frozen=True, kw_only=True):
+    """Credentials of a listener and of the channels that lead to its like. None: plain text."""
+
+    server: grpc.ServerCredentials | None = None
+    channel: grpc.ChannelCredentials | None = None
+
+
+PLAIN = Security()
+
+Options = Sequence[tuple[str, Any]]
+
+
+def _common_options(message_bytes_max: int) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", message_bytes_max),
+        ("grpc.max_send_message_length", message_bytes_max),
+        ("grpc.keepalive_time_ms", int(KEEPALIVE_INTERVAL_S * 1000)),
+        ("grpc.keepalive_timeout_ms", int(KEEPALIVE_TIMEOUT_S * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.lookahead_bytes", LOOKAHEAD_BYTES),
+    ]
+
+
+def server_options(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> Options:
+    """Options of every server, for peers and for clients."""
+    return [
+        *_common_options(message_bytes_max),
+        # Otherwise a second process binds the same port and the kernel deals the connections out between them.
+        ("grpc.so_reuseport", 0),
+        # Peers and clients ping as often as they are told to above; that is no abuse.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", int(KEEPALIVE_INTERVAL_S * 500)),
+        ("grpc.http2.max_ping_strikes", 0),
+    ]
+
+
+def channel_options(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> Options:
+    """Options of every channel between replicas."""
+    return [
+        *_common_options(message_bytes_max),
+        # Each channel is a connection of its own: a snapshot must not share one with the messages.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        # Replicas are on one's own network; a proxy named in the environment is not meant for them.
+        ("grpc.enable_http_proxy", 0),
+    ]
+
+
+def create_server(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> grpc.aio.Server:
+    """A server with the options above. Add services, `bind` it, start it."""
+    return grpc.aio.server(options=server_options(message_bytes_max))
+
+
+def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> int:
+    """Listen on ``address`` (``host:port``, port 0 for any) and return the port.
+
+    Raises `AddressUnavailable`, with one line that says why.
+    """
+    try:
+        if security.server is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, security.server)
+    except (RuntimeError, ValueError) as error:
+        raise AddressUnavailable(address, _why(address, error)) from None
+    if port == 0:
+        raise AddressUnavailable(address, _why(address, None))
+    return port
+
+
+def open_channel(address: str, security: Security = PLAIN) -> grpc.aio.Channel:
+    """A channel to a peer's listener, with a connection of its own."""
+    if security.channel is None:
+        return grpc.aio.insecure_channel(address, options=channel_options())
+    return grpc.aio.secure_channel(address, security.channel, options=channel_options())
+
+
+def _why(address: str, error: Exception | None) -> str:
+    """The reason in the system's words: grpc's own says only that it failed."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return "expected host:port"
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, target in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+    except (OSError, OverflowError) as refusal:
+        return getattr(refusal, "strerror", None) or str(refusal)
+    return str(error) if error is not None else "the address was refused"

@@ -1,0 +1,199 @@
+"""Snapshots between replicas: a file's bytes in chunks, on a connection of their own.
+
+The receiver takes the next chunk when its sink has taken the one before, and grpc's flow control carries that back to
+the sender: neither holds more than a few chunks in memory. Files are read and written on worker threads. A transfer
+that broke starts anew; what it left in the sink is worthless, and every error says which kind it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import grpc.aio
+import msgspec
+
+from replica.consensus.interface import Frontier, ReplicaId
+from replica.wire.typed import SnapshotChunk, SnapshotRequest, peer_stub
+
+from .bounds import SNAPSHOT_CHUNK_BYTES, SNAPSHOT_STALL_S, SNAPSHOT_STREAMS_MAX
+from .channels import Security, open_channel
+from .errors import SnapshotInterrupted, SnapshotRefused
+from .faults import LinkFault, Randomness, Shaper
+from .host import Identity, SnapshotQuery, SnapshotSink, SnapshotSource, SnapshotUnserved, TransportHost
+
+_LOG = logging.getLogger(__name__)
+
+_FRONTIER: msgspec.msgpack.Decoder[Frontier] = msgspec.msgpack.Decoder(Frontier)
+
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    }
+)
+
+
+class SnapshotServer:
+    """Serves `Peer.FetchSnapshot`."""
+
+    def __init__(
+        self,
+        *,
+        identity: Identity,
+        host: TransportHost,
+        randomness: Randomness,
+        fault_towards: Callable[[ReplicaId], LinkFault],
+        streams_max: int = SNAPSHOT_STREAMS_MAX,
+    ) -> None:
+        self.served = 0
+        self._identity = identity
+        self._host = host
+        self._randomness = randomness
+        self._fault_towards = fault_towards
+        self._streams_max = streams_max
+        self._streams = 0
+
+    async def fetch(self, request: SnapshotRequest, context: Any) -> None:
+        """The handler of one transfer."""
+        if request.cluster != self._identity.cluster:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"this is a replica of cluster {self._identity.cluster!r}, not {request.cluster!r}",
+            )
+        if self._streams >= self._streams_max:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._streams} snapshots are being sent already")
+        try:
+            frontier = _FRONTIER.decode(request.frontier)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the frontier does not decode: {error}")
+            raise
+        query = SnapshotQuery(replica=request.replica, disk=request.disk, frontier=frontier, epoch=request.epoch)
+        self._streams += 1
+        try:
+            try:
+                source = await self._host.open_snapshot(query)
+            except SnapshotUnserved as refusal:
+                busy = grpc.StatusCode.RESOURCE_EXHAUSTED
+                code = busy if refusal.busy else grpc.StatusCode.FAILED_PRECONDITION
+                await context.abort(code, str(refusal))
+                raise
+            try:
+                await self._send(query.replica, source, context)
+            finally:
+                # Not interrupted by the end of the stream: the source must be closed.
+                await asyncio.shield(asyncio.to_thread(source.close))
+        finally:
+            self._streams -= 1
+
+    async def _send(self, replica: ReplicaId, source: SnapshotSource, context: Any) -> None:
+        total, offset = source.total_bytes, 0
+        _LOG.info("sending a snapshot of %d bytes to replica %d", total, replica)
+        shaper: Shaper | None = None
+        while True:
+            data = await asyncio.to_thread(source.read, SNAPSHOT_CHUNK_BYTES)
+            shaper = await self._travel(replica, shaper, len(data))
+            last = offset + len(data) >= total
+            await context.write(SnapshotChunk(data=data, offset=offset, total_bytes=total, last=last))
+            offset += len(data)
+            if last:
+                self.served += 1
+                return
+            if not data:
+                await context.abort(grpc.StatusCode.DATA_LOSS, f"the snapshot ends after {offset} of {total} bytes")
+
+    async def _travel(self, replica: ReplicaId, shaper: Shaper | None, size: int) -> Shaper | None:
+        """Wait as long as a chunk takes on a link that is shaped; nothing is lost, as on a connection."""
+        fault = self._fault_towards(replica)
+        if fault.harmless:
+            return None
+        reliable = msgspec.structs.replace(fault, loss=0.0)
+        if shaper is None:
+            shaper = Shaper(reliable, self._randomness)
+        shaper.fault = reliable
+        while True:
+            now = time.monotonic()
+            arrival = shaper.arrival(now, size)
+            if arrival is not None:
+                await asyncio.sleep(arrival - now)
+                return shaper
+            await asyncio.sleep(BLOCKED_POLL_S)
+            shaper.fault = msgspec.structs.replace(self._fault_towards(replica), loss=0.0)
+
+
+BLOCKED_POLL_S = 0.05
+"""How often a transfer on a blocked link looks whether it may go on."""
+
+
+async def fetch_snapshot(
+    *,
+    identity: Identity,
+    peer: ReplicaId,
+    address: str,
+    frontier: Frontier,
+    epoch: int,
+    sink: SnapshotSink,
+    security: Security,
+    stall_s: float = SNAPSHOT_STALL_S,
+) -> int:
+    """Fetch a snapshot from ``peer`` into ``sink`` and return its size in bytes.
+
+    Raises `SnapshotRefused`, `SnapshotInterrupted`, and whatever the sink raises. Cancelling it ends the transfer; a
+    write to the sink that is under way is waited for.
+    """
+    request = SnapshotRequest(
+        cluster=identity.cluster,
+        replica=identity.replica,
+        disk=identity.disk,
+        frontier=msgspec.msgpack.encode(frontier),
+        epoch=epoch,
+    )
+    async with open_channel(address, security) as channel:
+        call = peer_stub(channel).FetchSnapshot(request)
+        offset = 0
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(stall_s):
+                        chunk = await call.read()
+                except TimeoutError:
+                    raise SnapshotInterrupted(peer, f"nothing came for {stall_s:g} s") from None
+                except grpc.aio.AioRpcError as error:
+                    raise _typed(peer, error) from None
+                if not isinstance(chunk, SnapshotChunk):
+                    raise SnapshotInterrupted(peer, f"it ended after {offset} bytes")
+                if chunk.offset != offset:
+                    raise SnapshotInterrupted(peer, f"expected byte {offset}, got {chunk.offset}")
+                await _write(sink, chunk.data)
+                offset += len(chunk.data)
+                if chunk.last:
+                    if offset != chunk.total_bytes:
+                        raise SnapshotInterrupted(peer, f"it holds {offset} of {chunk.total_bytes} bytes")
+                    return offset
+        finally:
+            call.cancel()
+
+
+async def _write(sink: SnapshotSink, data: bytes) -> None:
+    """Write on a worker thread; a cancellation waits for it, so that nobody writes after the fetch has ended."""
+    writing = asyncio.ensure_future(asyncio.to_thread(sink.write, data))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        with suppress(Exception):
+            await writing
+        raise
+
+
+def _typed(peer: ReplicaId, error: grpc.aio.AioRpcError) -> SnapshotRefused | SnapshotInterrupted:
+    text = error.details() or error.code().name
+    if error.code() in _REFUSALS:
+        return SnapshotRefused(peer, text, busy=error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED)
+    return SnapshotInterrupted(peer, f"{error.code().name.lower().replace('_', ' ')}: {text}")
