@@ -26,7 +26,7 @@ LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 
 BACKOFF_FIRST_S: Final = 0.02
 BACKOFF_MAX_S: Final = 1.0
-"""The pause before connecting again doubles from the first to the last, each time shortened by up to a half at random."""
+"""The pause before connecting again doubles from the first to the last, less up to a half at random."""
 
 GREETING_TIMEOUT_S: Final = 5.0
 """For connecting, greeting and being answered. The answer may wait for a sync on the other side."""
@@ -53,6 +53,9 @@ LOOKAHEAD_BYTES: Final = 4 * 1024 * 1024
 SNAPSHOT_CHUNK_BYTES: Final = 512 * 1024
 SNAPSHOT_STREAMS_MAX: Final = 2
 """Snapshots that are served at once; one more is refused as busy."""
+
+BLOCKED_POLL_S: Final = 0.05
+"""How often a transfer on a link that is blocked on purpose looks whether it may go on."""
 
 SNAPSHOT_STALL_S: Final = 15.0
 """A fetch that received nothing for so long is given up."""

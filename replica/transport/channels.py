@@ -76,16 +76,17 @@ def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> i
 
     Raises `AddressUnavailable`, with one line that says why.
     """
+    _probe(address)
     try:
         if security.server is None:
             port = server.add_insecure_port(address)
         else:
             port = server.add_secure_port(address, security.server)
     except (RuntimeError, ValueError) as error:
-        raise AddressUnavailable(address, _why(address, error)) from None
+        raise AddressUnavailable(address, str(error)) from None
     if port == 0:
-        raise AddressUnavailable(address, _why(address, None))
-    return port
+        raise AddressUnavailable(address, "the address was refused")
+    return int(port)
 
 
 def open_channel(address: str, security: Security = PLAIN) -> grpc.aio.Channel:
@@ -95,17 +96,21 @@ def open_channel(address: str, security: Security = PLAIN) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, security.channel, options=channel_options())
 
 
-def _why(address: str, error: Exception | None) -> str:
-    """The reason in the system's words: grpc's own says only that it failed."""
+def _probe(address: str) -> None:
+    """Find out in the system's own words why the address cannot be had: grpc says only that it failed, and at length.
+
+    Raises `AddressUnavailable`.
+    """
     host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        return "expected host:port"
+    if not host or not port.isdigit():
+        raise AddressUnavailable(address, "expected host:port")
     try:
-        found = socket.getaddrinfo(host.strip("[]") or None, int(port), type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, target in found:
+        for family, kind, protocol, _, target in socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM
+        ):
             with socket.socket(family, kind, protocol) as probe:
+                # As grpc does: a port that only lingers from a connection of before is free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(target)
-    except (OSError, OverflowError) as refusal:
-        return getattr(refusal, "strerror", None) or str(refusal)
-    return str(error) if error is not None else "the address was refused"
+    except (OSError, OverflowError) as error:
+        raise AddressUnavailable(address, getattr(error, "strerror", None) or str(error)) from None

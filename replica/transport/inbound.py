@@ -44,8 +44,8 @@ from .host import (
     PeerArrived,
     PeerDeparted,
     PeerGreeting,
-    Refuse,
     RefusalCode,
+    Refuse,
     TransportHost,
 )
 
@@ -70,11 +70,11 @@ class InboundCounters(msgspec.Struct):
 class _Stream:
     """One accepted stream, as long as its handler runs."""
 
-    __slots__ = ("greeting", "host_task", "replies", "replies_ready", "noticed_at")
+    __slots__ = ("greeting", "task", "replies", "replies_ready", "noticed_at")
 
-    def __init__(self, greeting: PeerGreeting, host_task: asyncio.Task[Any]) -> None:
+    def __init__(self, greeting: PeerGreeting, task: asyncio.Task[Any]) -> None:
         self.greeting = greeting
-        self.host_task = host_task
+        self.task = task
         self.replies: list[PeerReply] = []
         self.replies_ready = asyncio.Event()
         self.noticed_at = float("-inf")
@@ -109,7 +109,7 @@ class Inbound:
         self._fault_towards = fault_towards
         self._greeted = greeted
         self._streams: dict[ReplicaId, _Stream] = {}
-        self._heard: dict[ReplicaId, int] = {}
+        self._newest: dict[ReplicaId, tuple[int, int]] = {}
         self._unblocked = asyncio.Event()
 
     def arrived(self) -> frozenset[ReplicaId]:
@@ -119,7 +119,7 @@ class Inbound:
     def retain(self, peers: frozenset[ReplicaId]) -> None:
         """End the streams of everybody else."""
         for replica in [replica for replica in self._streams if replica not in peers]:
-            self._streams.pop(replica).host_task.cancel()
+            self._streams.pop(replica).task.cancel()
 
     def faults_changed(self) -> None:
         """Look again whether an answer that was held back may go."""
@@ -135,7 +135,7 @@ class Inbound:
             if stream is not None:
                 await self._converse(stream, context)
         except TimeoutError:
-            _LOG.warning("a stream from %s was not greeted in time", context.peer())
+            _LOG.warning("a stream from %s was not greeted, or not answered, in time", context.peer())
         finally:
             if stream is not None and self._streams.get(stream.greeting.replica) is stream:
                 del self._streams[stream.greeting.replica]
@@ -172,40 +172,43 @@ class Inbound:
             await self._refuse(context, refusal)
             return None
         verdict = await self._host.greeted(greeting)
-        # The verdict may have taken a while, and a newer stream may have come.
-        refusal = verdict if isinstance(verdict, Refuse) else self._judge_order(greeting)
-        if isinstance(verdict, Refuse) or refusal is not None:
-            await self._refuse(context, refusal or verdict)
-            return None
         while self._fault_towards(greeting.replica).blocked:
             # The way back is cut: as on a real network, no new connection comes about.
             await self._unblocked.wait()
+        if isinstance(verdict, Refuse):
+            await self._refuse(context, verdict)
+            return None
+        # The verdict may have taken a while, and a newer stream may have come.
+        refusal = self._judge_order(greeting)
+        if refusal is not None:
+            await self._refuse(context, refusal)
+            return None
         task = asyncio.current_task()
         assert task is not None
         stream = _Stream(greeting, task)
+        before = self._newest.get(greeting.replica)
+        self._newest[greeting.replica] = stream.order
         previous = self._streams.get(greeting.replica)
         self._streams[greeting.replica] = stream
         if previous is not None:
-            previous.host_task.cancel()
+            previous.task.cancel()
         welcome = Welcome(
             epoch=self._host.epoch(),
             disk=self._identity.disk,
             incarnation=self._identity.incarnation,
             admitted=verdict.admitted,
         )
-        await context.write(PeerReply(welcome=welcome).SerializeToString())
-        heard = self._heard.get(greeting.replica, greeting.incarnation)
-        self._heard[greeting.replica] = greeting.incarnation
+        stream.reply(PeerReply(welcome=welcome))
         self._greeted(greeting.replica)
-        self._host.notified(PeerArrived(greeting.replica, greeting.incarnation, heard < greeting.incarnation))
+        restarted = before is not None and before[0] < greeting.incarnation
+        self._host.notified(PeerArrived(greeting.replica, greeting.incarnation, restarted))
         if greeting.epoch > self._host.epoch():
             self._host.notified(EpochSeen(greeting.replica, greeting.epoch))
         return stream
 
     def _judge_order(self, greeting: PeerGreeting) -> Refuse | None:
-        current = self._streams.get(greeting.replica)
-        order = (greeting.incarnation, greeting.connection)
-        if (current is None or current.order < order) and self._heard.get(greeting.replica, 0) <= order[0]:
+        newest = self._newest.get(greeting.replica)
+        if newest is None or newest < (greeting.incarnation, greeting.connection):
             return None
         return Refuse(
             RefusalCode.STALE_CONNECTION,

@@ -3,8 +3,8 @@
 Theory of operation
 -------------------
 A `PeerLink` keeps one stream open to its peer: connect, greet, be answered, send frames until the stream breaks, pause,
-again. Its one task does all of that; a second one reads what comes back on the stream, which after the greeting's answer
-is little: notices of another epoch and echoes.
+again. Its one task does all of that; a second one reads what comes back on the stream, which after the answer to the
+greeting is little: notices of another epoch, and echoes.
 
 - What is sent while the link is *down* is dropped. A protocol hears of the link coming up and retransmits; what was
   said to a dead stream is of no use by then.
@@ -116,6 +116,7 @@ class PeerLink:
         """Begin to connect."""
         assert self._task is None
         self._task = asyncio.get_running_loop().create_task(self._run(), name=f"link to replica {self.peer}")
+        self._task.add_done_callback(report_failure)
 
     async def close(self) -> None:
         """End the stream and the task. What is queued is dropped."""
@@ -295,8 +296,14 @@ class PeerLink:
         except grpc.aio.AioRpcError as error:
             self._describe(_reason(error))
         except asyncio.InvalidStateError:
-            # What writing to a call that has ended raises; the end itself says no more.
-            self._describe("the stream ended")
+            # What writing to a call that has ended raises; the listener may know why it did.
+            self._describe(self._broken or "the stream ended")
+        except asyncio.CancelledError:
+            # grpc raises it for a call that was cancelled, too: it ends this task only if the task was meant.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._describe(self._broken or "the stream was cancelled")
         except DecodeError:
             self._describe("the answer to the greeting is not one: is that address a replica's peer listener?")
         finally:
@@ -382,8 +389,9 @@ class PeerLink:
             reason = _reason(error)
         except DecodeError:
             reason = "a reply could not be decoded"
-        self._broken = reason
-        self._wake()
+        finally:
+            self._broken = reason
+            self._wake()
 
     def _measure(self, sent_us: int) -> None:
         sample_s = (time.monotonic_ns() // 1000 - sent_us) / 1e6
@@ -403,6 +411,14 @@ class PeerLink:
         if problem != self.problem:
             self.problem = problem
             _LOG.info("link to replica %d at %s is down: %s", self.peer, self.address, problem)
+
+
+def report_failure(task: asyncio.Task[None]) -> None:
+    """Tell the loop's exception handler at once that a task has failed: only a defect makes one of ours fail."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        task.get_loop().call_exception_handler(
+            {"message": f"{task.get_name()} failed", "exception": error, "task": task}
+        )
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

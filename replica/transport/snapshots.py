@@ -11,8 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,13 +20,15 @@ import msgspec
 from replica.consensus.interface import Frontier, ReplicaId
 from replica.wire.typed import SnapshotChunk, SnapshotRequest, peer_stub
 
-from .bounds import SNAPSHOT_CHUNK_BYTES, SNAPSHOT_STALL_S, SNAPSHOT_STREAMS_MAX
+from .bounds import BLOCKED_POLL_S, SNAPSHOT_CHUNK_BYTES, SNAPSHOT_STALL_S, SNAPSHOT_STREAMS_MAX
 from .channels import Security, open_channel
 from .errors import SnapshotInterrupted, SnapshotRefused
 from .faults import LinkFault, Randomness, Shaper
 from .host import Identity, SnapshotQuery, SnapshotSink, SnapshotSource, SnapshotUnserved, TransportHost
 
 _LOG = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 _FRONTIER: msgspec.msgpack.Decoder[Frontier] = msgspec.msgpack.Decoder(Frontier)
 
@@ -61,7 +62,9 @@ class SnapshotServer:
         self._streams_max = streams_max
         self._streams = 0
 
-    async def fetch(self, request: SnapshotRequest, context: Any) -> None:
+    async def fetch(
+        self, request: SnapshotRequest, context: grpc.aio.ServicerContext[SnapshotRequest, SnapshotChunk]
+    ) -> None:
         """The handler of one transfer."""
         if request.cluster != self._identity.cluster:
             await context.abort(
@@ -74,7 +77,6 @@ class SnapshotServer:
             frontier = _FRONTIER.decode(request.frontier)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the frontier does not decode: {error}")
-            raise
         query = SnapshotQuery(replica=request.replica, disk=request.disk, frontier=frontier, epoch=request.epoch)
         self._streams += 1
         try:
@@ -84,21 +86,25 @@ class SnapshotServer:
                 busy = grpc.StatusCode.RESOURCE_EXHAUSTED
                 code = busy if refusal.busy else grpc.StatusCode.FAILED_PRECONDITION
                 await context.abort(code, str(refusal))
-                raise
-            try:
-                await self._send(query.replica, source, context)
-            finally:
-                # Not interrupted by the end of the stream: the source must be closed.
-                await asyncio.shield(asyncio.to_thread(source.close))
+            else:
+                try:
+                    await self._send(query.replica, source, context)
+                finally:
+                    await _on_thread(source.close)
         finally:
             self._streams -= 1
 
-    async def _send(self, replica: ReplicaId, source: SnapshotSource, context: Any) -> None:
+    async def _send(
+        self,
+        replica: ReplicaId,
+        source: SnapshotSource,
+        context: grpc.aio.ServicerContext[SnapshotRequest, SnapshotChunk],
+    ) -> None:
         total, offset = source.total_bytes, 0
         _LOG.info("sending a snapshot of %d bytes to replica %d", total, replica)
         shaper: Shaper | None = None
         while True:
-            data = await asyncio.to_thread(source.read, SNAPSHOT_CHUNK_BYTES)
+            data = await _on_thread(source.read, SNAPSHOT_CHUNK_BYTES)
             shaper = await self._travel(replica, shaper, len(data))
             last = offset + len(data) >= total
             await context.write(SnapshotChunk(data=data, offset=offset, total_bytes=total, last=last))
@@ -126,10 +132,6 @@ class SnapshotServer:
                 return shaper
             await asyncio.sleep(BLOCKED_POLL_S)
             shaper.fault = msgspec.structs.replace(self._fault_towards(replica), loss=0.0)
-
-
-BLOCKED_POLL_S = 0.05
-"""How often a transfer on a blocked link looks whether it may go on."""
 
 
 async def fetch_snapshot(
@@ -171,7 +173,7 @@ async def fetch_snapshot(
                     raise SnapshotInterrupted(peer, f"it ended after {offset} bytes")
                 if chunk.offset != offset:
                     raise SnapshotInterrupted(peer, f"expected byte {offset}, got {chunk.offset}")
-                await _write(sink, chunk.data)
+                await _on_thread(sink.write, chunk.data)
                 offset += len(chunk.data)
                 if chunk.last:
                     if offset != chunk.total_bytes:
@@ -181,14 +183,13 @@ async def fetch_snapshot(
             call.cancel()
 
 
-async def _write(sink: SnapshotSink, data: bytes) -> None:
-    """Write on a worker thread; a cancellation waits for it, so that nobody writes after the fetch has ended."""
-    writing = asyncio.ensure_future(asyncio.to_thread(sink.write, data))
+async def _on_thread(function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call on a worker thread. A cancellation waits for the call, so that nobody touches a file after it was closed."""
+    working = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
     try:
-        await asyncio.shield(writing)
+        return await asyncio.shield(working)
     except asyncio.CancelledError:
-        with suppress(Exception):
-            await writing
+        await asyncio.wait([working])
         raise
 
 

@@ -60,7 +60,7 @@ class Transport:
         security: Security = PLAIN,
         randomness: Randomness | None = None,
     ) -> None:
-        """``listen`` is ``host:port``, with port 0 for any free one; ``randomness`` is for pauses and injected faults."""
+        """``listen`` is ``host:port``, port 0 for any; ``randomness`` is for pauses and injected faults."""
         self._identity = identity
         self._host = host
         self._listen = listen
@@ -85,7 +85,7 @@ class Transport:
             identity=identity, host=host, randomness=self._randomness, fault_towards=self._fault_towards
         )
 
-    # ---------------------------------------------------------------------------------------------------- life and peers
+    # --------------------------------------------------------------------------------------------------- life and peers
 
     async def start(self) -> None:
         """Listen for peers. Raises `AddressUnavailable`, and then nothing has been started.
@@ -167,7 +167,7 @@ class Transport:
         """What has come in, live."""
         return self._inbound.counters
 
-    # ---------------------------------------------------------------------------------------------------------- messages
+    # --------------------------------------------------------------------------------------------------------- messages
 
     def send(self, to: Iterable[ReplicaId], data: bytes) -> None:
         """Queue one encoded message of the present epoch for each of ``to``. Encode once, however many recipients.
@@ -188,7 +188,7 @@ class Transport:
         """Hand what has been sent so far to grpc's core, as far as the links are free to.
 
         Await it between `send` and anything that blocks the loop. It takes one turn of the loop, and up to
-        ``FLUSH_TURNS_MAX`` when a link is still writing the frame before; a link that is not done even then (a peer that
+        ``FLUSH_TURNS_MAX`` when a link is still writing the frame before; a link that is not done even then (its peer
         does not keep up) is not waited for.
         """
         for _ in range(FLUSH_TURNS_MAX):
@@ -199,7 +199,7 @@ class Transport:
             else:
                 return
 
-    # ------------------------------------------------------------------------------------------------------------ faults
+    # ----------------------------------------------------------------------------------------------------------- faults
 
     def set_faults(self, faults: Mapping[ReplicaId, LinkFault], *, heal: bool = False) -> None:
         """Replace the faults on the links to the peers named; with ``heal``, first remove all. Takes effect at once.
@@ -221,7 +221,7 @@ class Transport:
         """The faults that are set, by peer."""
         return {peer: fault for peer, fault in sorted(self._faults.items()) if not fault.harmless}
 
-    # --------------------------------------------------------------------------------------------------------- snapshots
+    # -------------------------------------------------------------------------------------------------------- snapshots
 
     async def fetch_snapshot(
         self,
@@ -254,12 +254,12 @@ class Transport:
             stall_s=stall_s,
         )
 
-    # ---------------------------------------------------------------------------------------------------------- internal
+    # --------------------------------------------------------------------------------------------------------- internal
 
-    def _handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
-        connect: Any = grpc.stream_stream_rpc_method_handler(self._inbound.connect)  # type: ignore[arg-type]
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        connect: Any = grpc.stream_stream_rpc_method_handler(self._inbound.connect)
         fetch: Any = grpc.unary_stream_rpc_method_handler(
-            self._snapshots.fetch,  # type: ignore[arg-type]
+            self._snapshots.fetch,
             request_deserializer=SnapshotRequest.FromString,
             response_serializer=SnapshotChunk.SerializeToString,
         )
