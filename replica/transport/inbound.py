@@ -70,7 +70,7 @@ class InboundCounters(msgspec.Struct):
 class _Stream:
     """One accepted stream, as long as its handler runs."""
 
-    __slots__ = ("greeting", "task", "replies", "replies_ready", "noticed_at")
+    __slots__ = ("ended", "greeting", "noticed_at", "replies", "replies_ready", "task")
 
     def __init__(self, greeting: PeerGreeting, task: asyncio.Task[Any]) -> None:
         self.greeting = greeting
@@ -78,10 +78,17 @@ class _Stream:
         self.replies: list[PeerReply] = []
         self.replies_ready = asyncio.Event()
         self.noticed_at = float("-inf")
+        self.ended = ""
 
     @property
     def order(self) -> tuple[int, int]:
         return (self.greeting.incarnation, self.greeting.connection)
+
+    def end(self, reason: str) -> None:
+        """Make the handler leave, telling the peer why."""
+        if not self.ended:
+            self.ended = reason
+            self.task.cancel()
 
     def reply(self, reply: PeerReply) -> None:
         """Queue a reply; a peer that does not read them loses them."""
@@ -116,10 +123,10 @@ class Inbound:
         """The peers that have a stream to this replica."""
         return frozenset(self._streams)
 
-    def retain(self, peers: frozenset[ReplicaId]) -> None:
-        """End the streams of everybody else."""
+    def retain(self, peers: frozenset[ReplicaId], reason: str) -> None:
+        """End the streams of everybody else, who are told the reason."""
         for replica in [replica for replica in self._streams if replica not in peers]:
-            self._streams.pop(replica).task.cancel()
+            self._streams.pop(replica).end(reason)
 
     def faults_changed(self) -> None:
         """Look again whether an answer that was held back may go."""
@@ -134,6 +141,13 @@ class Inbound:
                 stream = await self._welcome(context)
             if stream is not None:
                 await self._converse(stream, context)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if stream is None or not stream.ended or task is None:
+                raise
+            # It was us: grpc would leave the peer in the dark if the handler just ended as cancelled.
+            task.uncancel()
+            await context.abort(grpc.StatusCode.ABORTED, stream.ended)
         except TimeoutError:
             _LOG.warning("a stream from %s was not greeted, or not answered, in time", context.peer())
         finally:
@@ -191,7 +205,7 @@ class Inbound:
         previous = self._streams.get(greeting.replica)
         self._streams[greeting.replica] = stream
         if previous is not None:
-            previous.task.cancel()
+            previous.end("a newer stream has replaced this one")
         welcome = Welcome(
             epoch=self._host.epoch(),
             disk=self._identity.disk,

@@ -106,6 +106,7 @@ class Transport:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)
             self._prober = None
+        self._inbound.retain(frozenset(), f"replica {self._identity.replica} is stopping")
         self.set_peers({})
         await asyncio.gather(*self._closing, return_exceptions=True)
         if self._server is not None:
@@ -144,7 +145,7 @@ class Transport:
                 link.set_fault(self._fault_towards(replica))
                 self._links[replica] = link
                 link.start()
-        self._inbound.retain(frozenset(wanted))
+        self._inbound.retain(frozenset(wanted), f"not a peer of replica {self._identity.replica}")
 
     def peers(self) -> dict[ReplicaId, PeerState]:
         """How each peer is connected, now."""
