@@ -1,0 +1,54 @@
+"""Durable files: what must survive a power cut is synced, and so is the directory that names it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in the directory durable: a synced file whose name is lost is lost."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Create the directory, and its parents where they are missing, durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(DIRECTORY_MODE, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace the file atomically and durably: after a crash it holds the old content or the new one."""
+    scratch = path.with_name(path.name + ".new")
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    scratch.replace(path)
+    sync_directory(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with everything in it; one that is absent is fine. Not durable by itself."""
+    if not path.is_dir() or path.is_symlink():
+        return
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            remove_tree(entry)
+        else:
+            entry.unlink()
+    path.rmdir()

@@ -1,0 +1,164 @@
+"""From a folder to a running replica's storage, in an order that a crash at any point can't upset.
+
+1. The identity is checked and the folder locked, before anything is written.
+2. The log is verified in a child process, where damage can't take this one down, and opened.
+3. The start is counted, durably: the *incarnation* precedes everything that the replica does.
+4. The state is used as it is where it can be trusted, and otherwise built anew from the snapshot that the anchor names;
+   what the log holds beyond it is for the protocol to deliver again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from .coordinator import Anchor
+from .errors import StorageError, WrongProtocol
+from .folder import DataFolder, Identity, format_folder, mint_identity, open_folder
+from .log import LOG_MAP_BYTES, Durability, LogEnvironment
+from .space import FREE_BYTES_MIN, SpaceGuard, Usage
+from .state import STATE_MAP_BYTES, LmdbStore, StateFolder
+
+
+def format_storage(path: Path, *, cluster: str, replica: int, anchor: Anchor | None) -> Identity:
+    """Make ``path`` the data folder of a replica that has never run, and return its identity with a new disk.
+
+    ``anchor`` carries the first configuration of a new cluster; None is for a replica that joins one and will be given
+    the anchor with a snapshot. Raises `AlreadyFormatted`, `FolderInUse`, `StorageError`, `OSError`.
+    """
+    identity = mint_identity(cluster, replica)
+
+    def prepare(folder: DataFolder) -> None:
+        LogEnvironment.create(folder.log, identity, anchor)
+
+    format_folder(path, identity, prepare)
+    return identity
+
+
+class Storage:
+    """Everything durable of one replica, open. Owned by one thread."""
+
+    def __init__(
+        self,
+        folder: DataFolder,
+        log: LogEnvironment,
+        states: StateFolder,
+        state: LmdbStore,
+        *,
+        state_rebuilt: bool,
+        state_map_bytes: int,
+        free_bytes_min: int,
+    ) -> None:
+        self.folder = folder
+        self.log = log
+        self.state = state
+        self.state_rebuilt = state_rebuilt
+        """The state wasn't trusted and was built from the snapshot."""
+        self.states = states
+        self._state_map_bytes = state_map_bytes
+        self.space = SpaceGuard(folder.path, (log.usage, self._state_usage), free_bytes_min=free_bytes_min)
+
+    def _state_usage(self) -> Usage:
+        return self.state.usage()  # of the present store: an installation replaces it
+
+    @property
+    def identity(self) -> Identity:
+        """Whose storage this is."""
+        return self.folder.identity
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """Where the replica stands; None while it waits to join."""
+        return self.log.anchor
+
+    @property
+    def incarnation(self) -> int:
+        """The number of this start."""
+        return self.log.incarnation
+
+    def close(self) -> None:
+        """Close everything cleanly: what was applied is committed and synced, and trusted at the next start.
+
+        After a failed commit only what can't do harm is done. Raises `StorageError`.
+        """
+        try:
+            if self.log.failure is None:
+                self.states.finish(self.state)
+            else:
+                self.state.close()
+        finally:
+            try:
+                self.log.close()
+            finally:
+                self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_storage(
+    path: Path,
+    *,
+    cluster: str | None = None,
+    replica: int | None = None,
+    protocol: str | None = None,
+    durability: Durability = "sync",
+    log_map_bytes: int = LOG_MAP_BYTES,
+    state_map_bytes: int = STATE_MAP_BYTES,
+    free_bytes_min: int = FREE_BYTES_MIN,
+) -> Storage:
+    """Open the data folder ``path`` for a start of its replica.
+
+    May take a while: the log is verified, and the state may have to be rebuilt. May run on another thread than the one
+    that goes on to use the storage.
+
+    ``cluster``, ``replica`` and ``protocol``, where given, must be what the folder is pinned to. Raises `StorageError`.
+    """
+    folder = open_folder(path, cluster=cluster, replica=replica)
+    try:
+        log = LogEnvironment(folder.log, folder.identity, durability=durability, map_bytes=log_map_bytes)
+        try:
+            check_protocol(folder, log.anchor, protocol)
+            log.begin_incarnation()
+            states = StateFolder(folder.state)
+            state, rebuilt = _recover_state(states, log.anchor, map_bytes=state_map_bytes)
+        except BaseException:
+            log.close()
+            raise
+    except BaseException:
+        folder.close()
+        raise
+    return Storage(
+        folder,
+        log,
+        states,
+        state,
+        state_rebuilt=rebuilt,
+        state_map_bytes=state_map_bytes,
+        free_bytes_min=free_bytes_min,
+    )
+
+
+def check_protocol(folder: DataFolder, anchor: Anchor | None, protocol: str | None) -> None:
+    """Raises `WrongProtocol` when the replica stands in an epoch of another protocol."""
+    if protocol is None or anchor is None or anchor.configuration.protocol == protocol:
+        return
+    raise WrongProtocol(
+        f"{folder.path}: stands in epoch {anchor.configuration.epoch} of protocol "
+        f"{anchor.configuration.protocol!r}, not {protocol!r}; it changes by a reconfiguration of the cluster, not in a file"
+    )
+
+
+def _recover_state(states: StateFolder, anchor: Anchor | None, *, map_bytes: int) -> tuple[LmdbStore, bool]:
+    snapshot = anchor.snapshot if anchor is not None else ""
+    generation = states.present_generation(snapshot)
+    rebuilt = generation is None
+    if generation is None:
+        generation = states.reserve()
+        if snapshot:
+            raise StorageError(f"{states.path}: snapshot {snapshot} can't be installed")
+    states.use(generation)
+    return LmdbStore(states.directory(generation), map_bytes=map_bytes), rebuilt
