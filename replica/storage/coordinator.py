@@ -80,8 +80,8 @@ LAST_KEY = b"\xff" * 32
 class Anchor(Record, frozen=True, tag=1):
     """Where a replica stands: one durable record, and the only switch between snapshots and epochs.
 
-    ``frontier`` is what the snapshot covers, ``base`` where the epoch began. ``snapshot`` names the snapshot's folder
-    and is empty while there is none (a new cluster starts from the empty state).
+    ``frontier`` is what the snapshot covers, ``base`` where the epoch began. ``snapshot`` names the snapshot in the
+    data folder and is empty while there is none (a new cluster starts from the empty state).
     """
 
     configuration: Configuration

@@ -12,10 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from .coordinator import Anchor
-from .errors import StorageError, WrongProtocol
+from .errors import CorruptSnapshot, CorruptStorage, WrongProtocol
 from .folder import DataFolder, Identity, format_folder, mint_identity, open_folder
 from .log import LOG_MAP_BYTES, Durability, LogEnvironment
+from .snapshots import INSTALL_COMMIT_BYTES, Snapshots, SnapshotTask, install
 from .space import FREE_BYTES_MIN, SpaceGuard, Usage
 from .state import STATE_MAP_BYTES, LmdbStore, StateFolder
 
@@ -33,6 +36,13 @@ def format_storage(path: Path, *, cluster: str, replica: int, anchor: Anchor | N
 
     format_folder(path, identity, prepare)
     return identity
+
+
+class Installation(msgspec.Struct, frozen=True):
+    """A state built from a snapshot, beside the present one, that becomes the present one with the anchor's commit."""
+
+    anchor: Anchor
+    generation: int
 
 
 class Storage:
@@ -55,6 +65,7 @@ class Storage:
         self.state_rebuilt = state_rebuilt
         """The state wasn't trusted and was built from the snapshot."""
         self.states = states
+        self.snapshots = Snapshots(folder.snapshots, folder.identity.cluster)
         self._state_map_bytes = state_map_bytes
         self.space = SpaceGuard(folder.path, (log.usage, self._state_usage), free_bytes_min=free_bytes_min)
 
@@ -75,6 +86,71 @@ class Storage:
     def incarnation(self) -> int:
         """The number of this start."""
         return self.log.incarnation
+
+    # ---------------------------------------------------------------------------------------------------- snapshots
+
+    def begin_snapshot(self, anchor: Anchor) -> SnapshotTask:
+        """A snapshot of the state as of its last commit, which must stand at the frontier of ``anchor``.
+
+        Have the task's `write` run on a worker thread, then commit the task's anchor (which names the snapshot), and
+        call `snapshot_taken`.
+        """
+        return self.snapshots.begin(self.state.view(), anchor)
+
+    def snapshot_taken(self, anchor: Anchor) -> None:
+        """``anchor`` is durable: the snapshots before the one that it names are of no use any more."""
+        self.snapshots.keep_only(anchor.snapshot)
+
+    def prepare_installation(self, anchor: Anchor) -> Installation:
+        """Build the state that ``anchor`` stands for, from the snapshot that it names, beside the present one.
+
+        Takes long: for a worker thread, and one at a time. Commit the anchor next and call `adopt`, or call `discard`.
+        A crash in between leaves the old anchor with the old state, or the new one with the new. Raises
+        `CorruptSnapshot`, `StorageFull`, `StorageError`; then nothing has changed.
+        """
+        generation = self.states.reserve()
+        try:
+            _fill(
+                self.states.directory(generation),
+                self.snapshots.path_of(anchor.snapshot),
+                map_bytes=self._state_map_bytes,
+                sync=True,
+            )
+            self.states.announce(generation, anchor.snapshot)
+        except BaseException:
+            self.states.sweep()
+            raise
+        return Installation(anchor, generation)
+
+    def adopt(self, installation: Installation) -> LmdbStore:
+        """The anchor of ``installation`` is durable: its state is the present one from now on, and is returned.
+
+        What was written to the one before is gone; that store must not be used any more.
+        """
+        self.state.close()
+        self.states.use(installation.generation)
+        self.state = LmdbStore(self.states.directory(installation.generation), map_bytes=self._state_map_bytes)
+        self.snapshots.keep_only(installation.anchor.snapshot)
+        return self.state
+
+    def discard(self, installation: Installation) -> None:
+        """The anchor of ``installation`` is not going to be committed."""
+        self.states.retract()
+        self.snapshots.path_of(installation.anchor.snapshot).unlink(missing_ok=True)
+
+    def rebuild_state(self) -> LmdbStore:
+        """The state turned out to be damaged: build it anew from the anchor's snapshot, and return it.
+
+        Raises `StorageError`.
+        """
+        self.state.close()
+        self.states.distrust()
+        self.state, self.state_rebuilt = _recover_state(
+            self.states, self.snapshots, self.anchor, map_bytes=self._state_map_bytes
+        )
+        return self.state
+
+    # ------------------------------------------------------------------------------------------------------ closing
 
     def close(self) -> None:
         """Close everything cleanly: what was applied is committed and synced, and trusted at the next start.
@@ -123,8 +199,11 @@ def open_storage(
         try:
             check_protocol(folder, log.anchor, protocol)
             log.begin_incarnation()
+            snapshots = Snapshots(folder.snapshots, folder.identity.cluster)
+            snapshots.clean_staging()
+            snapshots.keep_only(log.anchor.snapshot if log.anchor is not None else "")
             states = StateFolder(folder.state)
-            state, rebuilt = _recover_state(states, log.anchor, map_bytes=state_map_bytes)
+            state, rebuilt = _recover_state(states, snapshots, log.anchor, map_bytes=state_map_bytes)
         except BaseException:
             log.close()
             raise
@@ -148,17 +227,36 @@ def check_protocol(folder: DataFolder, anchor: Anchor | None, protocol: str | No
         return
     raise WrongProtocol(
         f"{folder.path}: stands in epoch {anchor.configuration.epoch} of protocol "
-        f"{anchor.configuration.protocol!r}, not {protocol!r}; it changes by a reconfiguration of the cluster, not in a file"
+        f"{anchor.configuration.protocol!r}, not {protocol!r}; it changes by a "
+        "reconfiguration of the cluster, not in a file"
     )
 
 
-def _recover_state(states: StateFolder, anchor: Anchor | None, *, map_bytes: int) -> tuple[LmdbStore, bool]:
-    snapshot = anchor.snapshot if anchor is not None else ""
-    generation = states.present_generation(snapshot)
+def _recover_state(
+    states: StateFolder, snapshots: Snapshots, anchor: Anchor | None, *, map_bytes: int
+) -> tuple[LmdbStore, bool]:
+    name = anchor.snapshot if anchor is not None else ""
+    generation = states.present_generation(name)
     rebuilt = generation is None
     if generation is None:
         generation = states.reserve()
-        if snapshot:
-            raise StorageError(f"{states.path}: snapshot {snapshot} can't be installed")
+        if name:
+            try:
+                _fill(states.directory(generation), snapshots.path_of(name), map_bytes=map_bytes)
+            except CorruptSnapshot as error:
+                raise CorruptStorage(
+                    f"{snapshots.path_of(name)}: the state must be rebuilt from it and can't be ({error}); the log "
+                    "behind it is gone, so replace the replica"
+                ) from error
     states.use(generation)
     return LmdbStore(states.directory(generation), map_bytes=map_bytes), rebuilt
+
+
+def _fill(directory: Path, snapshot: Path, *, map_bytes: int, sync: bool = False) -> None:
+    store = LmdbStore(directory, map_bytes=map_bytes)
+    try:
+        install(snapshot, store, commit_bytes=INSTALL_COMMIT_BYTES)
+        if sync:
+            store.sync()
+    finally:
+        store.close()

@@ -347,12 +347,18 @@ class StateFolder:
             if entry.name.isdecimal() and int(entry.name) not in keep:
                 remove_tree(entry)
 
+    def retract(self) -> None:
+        """What was announced is not going to be installed."""
+        self._write(StateMarker(generation=self.marker.generation, boot=self._boot, clean=False))
+        self.sweep()
+
     def finish(self, store: LmdbStore) -> None:
         """Commit, sync and close the present state, so that it is trusted across boots."""
         store.commit()
         store.sync()
         store.close()
-        self._write(StateMarker(generation=self.marker.generation, boot=self._boot, clean=True))
+        # What was announced stays so: the anchor may have been committed, and not been adopted any more.
+        self._write(msgspec.structs.replace(self.marker, boot=self._boot, clean=True))
 
     def distrust(self) -> None:
         """Forget the present state: the next start rebuilds it."""
