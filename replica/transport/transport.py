@@ -194,11 +194,13 @@ class Transport:
         """
         for _ in range(FLUSH_TURNS_MAX):
             await asyncio.sleep(0)
-            for link in self._links.values():
-                if link.unsent:
-                    break
-            else:
+            if not self.unsent:
                 return
+
+    @property
+    def unsent(self) -> bool:
+        """Something that was sent has not been handed to grpc's core yet. For callers who wait in their own way."""
+        return any([link.unsent for link in self._links.values()])
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
