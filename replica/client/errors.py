@@ -1,0 +1,156 @@
+"""What can go wrong, by what the caller may conclude from it.
+
+Every error is a `SynodError` and says three things: what happened, whether the operation may have taken effect, and
+what to do. The second is the one to act on, so it is the hierarchy:
+
+- `NotCommitted`: the operation had no effect and never will. Doing it again is safe.
+- `Indefinite`: it may have taken effect, or may yet. Read before doing it again, unless doing it twice is harmless.
+
+Reads change nothing, so they fail with `NotCommitted` alone.
+"""
+
+from __future__ import annotations
+
+
+class SynodError(Exception):
+    """Base of the client's errors."""
+
+    may_have_taken_effect: bool = False
+    """Whether the operation may have taken effect, or may yet."""
+    advice: str = ""
+    """What to do next, in a sentence."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        effect = "it may have taken effect" if self.may_have_taken_effect else "it had no effect"
+        return f"{text} ({effect}{f'; {self.advice}' if self.advice else ''})"
+
+    @property
+    def reason(self) -> str:
+        """What happened, without the rest."""
+        return str(self.args[0]) if self.args else ""
+
+
+# ------------------------------------------------------------------------------------------------ definitely nothing
+
+
+class NotCommitted(SynodError):
+    """The operation had no effect and never will."""
+
+
+class Unavailable(NotCommitted):
+    """No replica could be brought to take the operation before its deadline."""
+
+    advice = "try again once a majority of the replicas is up and reachable"
+
+
+class Overloaded(NotCommitted):
+    """The client's queue, or the replica's, is full."""
+
+    advice = "slow down, then try again"
+
+
+class StorageFull(NotCommitted):
+    """The replica's disk or its reserved map is nearly full."""
+
+    advice = "compact or make room on the replicas, then try again"
+
+
+class InvalidArgument(NotCommitted, ValueError):
+    """The request makes no sense as it stands."""
+
+    advice = "correct the request"
+
+
+class TooLarge(InvalidArgument):
+    """A key, a value, a transaction or a frame is beyond its limit."""
+
+    advice = "make it smaller"
+
+
+class NotANumber(InvalidArgument):
+    """An addition met a value that is not a decimal integer."""
+
+    advice = "use another key, or replace the value"
+
+
+class Unsupported(NotCommitted):
+    """The protocol that this cluster runs, or this version of it, does not offer that."""
+
+    advice = "use another protocol or another operation"
+
+
+class ConditionFailed(NotCommitted):
+    """The condition of a put or delete did not hold."""
+
+    advice = "read the key again and decide anew"
+
+    def __init__(self, text: str, revision: int = 0) -> None:
+        super().__init__(text)
+        self.revision = revision
+        """The modification revision that the key has instead; 0 when there is no such key."""
+
+
+class Conflict(NotCommitted):
+    """What a transaction had read was changed by somebody else before it committed."""
+
+    advice = "run it again, for example with retry()"
+
+
+class Compacted(NotCommitted):
+    """The revision asked for has been compacted."""
+
+    advice = "read at a later revision"
+
+    def __init__(self, text: str, revision: int = 0) -> None:
+        super().__init__(text)
+        self.revision = revision
+        """The oldest revision that can still be read."""
+
+
+class FutureRevision(NotCommitted):
+    """The revision asked for does not exist yet where it was asked."""
+
+    advice = "read at an earlier revision, or read without one"
+
+
+class WrongCluster(NotCommitted):
+    """The replicas belong to another cluster, or speak another version of the interface."""
+
+    advice = "check the endpoints and the versions"
+
+
+class Closed(NotCommitted):
+    """The store object has been closed."""
+
+    advice = "connect again"
+
+
+class Refused(NotCommitted):
+    """The replica would not do it, for a reason of its own that no other class names."""
+
+    advice = "the replica's log says more"
+
+
+# --------------------------------------------------------------------------------------------------------- who knows
+
+
+class Indefinite(SynodError):
+    """Nobody can say whether the operation took effect, or will."""
+
+    may_have_taken_effect = True
+    advice = "read before you do it again, unless doing it twice is harmless"
+
+
+class MaybeCommitted(Indefinite):
+    """The operation was sent, and its deadline or its connection ended before the answer came."""
+
+
+class SessionLost(Indefinite):
+    """The cluster no longer knows the session under which the operation was sent, nor what became of it."""
+
+
+class ResultForgotten(Indefinite):
+    """The operation was executed once, but its result is no longer kept."""
+
+    advice = "read what you wanted to change"
