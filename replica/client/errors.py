@@ -11,6 +11,12 @@ Reads change nothing, so they fail with `NotCommitted` alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from replica.kv.operations import Failed, Failure
+
 
 class SynodError(Exception):
     """Base of the client's errors."""
@@ -154,3 +160,27 @@ class ResultForgotten(Indefinite):
     """The operation was executed once, but its result is no longer kept."""
 
     advice = "read what you wanted to change"
+
+
+# ------------------------------------------------------------------------------------------- what the store answers
+
+_BY_CODE: Final[Mapping[str, Callable[[str], SynodError]]] = MappingProxyType(
+    {
+        Failure.FUTURE_REVISION: FutureRevision,
+        Failure.NOT_A_NUMBER: NotANumber,
+        Failure.INVALID: InvalidArgument,
+        Failure.SESSION_UNKNOWN: SessionLost,
+        Failure.RESULT_FORGOTTEN: ResultForgotten,
+        Failure.WINDOW: Overloaded,
+    }
+)
+
+
+def error_of(failed: Failed) -> SynodError:
+    """The exception for an operation that the state machine refused."""
+    text = failed.message or failed.code
+    if failed.code == Failure.CONDITION:
+        return ConditionFailed(text, failed.detail)
+    if failed.code == Failure.COMPACTED:
+        return Compacted(text, failed.detail)
+    return _BY_CODE.get(failed.code, Refused)(text)

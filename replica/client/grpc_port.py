@@ -11,8 +11,7 @@ import grpc
 
 from replica.client.errors import InvalidArgument
 from replica.client.port import AttachmentLost, PortOptions
-from replica.wire.v1.admin_pb2 import StatusReply, StatusRequest
-from replica.wire.v1.client_pb2 import ClientFrame, Hello, ServerFrame
+from replica.wire.typed import ClientFrame, Hello, ServerFrame, StatusReply, StatusRequest, admin_stub, session_stub
 
 DEFAULT_PORT: Final = 7001
 """The client port that an endpoint without one means."""
@@ -31,9 +30,6 @@ _CHANNEL_OPTIONS: Final[Mapping[str, int]] = {
     "grpc.keepalive_timeout_ms": 5_000,
 }
 
-_ATTACH: Final = "/synod.v1.Session/Attach"
-_STATUS: Final = "/synod.v1.Admin/Status"
-
 
 class GrpcAttachment:
     """One call of ``Session.Attach`` on a channel of its own."""
@@ -50,7 +46,8 @@ class GrpcAttachment:
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise await self._lost(error) from None
         except asyncio.CancelledError:
-            raise await self._lost_if_closed() from None
+            self._reraise_own_cancellation()
+            raise AttachmentLost(f"{self._endpoint}: the stream was closed") from None
 
     async def receive(self) -> ServerFrame:
         try:
@@ -58,7 +55,8 @@ class GrpcAttachment:
         except (grpc.RpcError, asyncio.InvalidStateError) as error:
             raise await self._lost(error) from None
         except asyncio.CancelledError:
-            raise await self._lost_if_closed() from None
+            self._reraise_own_cancellation()
+            raise AttachmentLost(f"{self._endpoint}: the stream was closed") from None
         if frame is grpc.aio.EOF:
             raise await self._lost(None)
         return cast("ServerFrame", frame)
@@ -70,11 +68,11 @@ class GrpcAttachment:
         self._call.cancel()
         await self._channel.close()
 
-    async def _lost_if_closed(self) -> BaseException:
-        # grpc.aio reports a call that was cancelled as a cancellation of whoever waits on it.
-        if self._closed or self._call.cancelled():
-            return AttachmentLost(f"{self._endpoint}: the stream was closed")
-        return asyncio.CancelledError()
+    def _reraise_own_cancellation(self) -> None:
+        # grpc.aio reports a call that was cancelled as a cancellation of whoever waits on it: tell the two apart.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
 
     async def _lost(self, error: BaseException | None) -> AttachmentLost:
         if isinstance(error, grpc.aio.AioRpcError):
@@ -99,10 +97,7 @@ class GrpcPort:
 
     async def attach(self, endpoint: str, hello: Hello) -> GrpcAttachment:
         channel = self._channel(endpoint)
-        method = channel.stream_stream(
-            _ATTACH, request_serializer=ClientFrame.SerializeToString, response_deserializer=ServerFrame.FromString
-        )
-        attachment = GrpcAttachment(channel, cast("Any", method)(), endpoint)
+        attachment = GrpcAttachment(channel, session_stub(channel).Attach(), endpoint)
         try:
             await attachment.send(ClientFrame(hello=hello))
         except BaseException:
@@ -112,11 +107,8 @@ class GrpcPort:
 
     async def status(self, endpoint: str) -> StatusReply:
         channel = self._channel(endpoint)
-        method = channel.unary_unary(
-            _STATUS, request_serializer=StatusRequest.SerializeToString, response_deserializer=StatusReply.FromString
-        )
         try:
-            return cast("StatusReply", await cast("Any", method)(StatusRequest()))
+            return await admin_stub(channel).Status(StatusRequest())
         except grpc.aio.AioRpcError as error:
             raise AttachmentLost(f"{endpoint}: {describe(error)}") from None
         finally:

@@ -32,14 +32,10 @@ from typing import Final, Protocol, TypeAlias
 import msgspec
 
 from replica.client.errors import InvalidArgument
-from replica.wire.v1.admin_pb2 import StatusReply
-from replica.wire.v1.client_pb2 import ClientFrame, Hello, ServerFrame
+from replica.wire.typed import ClientFrame, Hello, ServerFrame, StatusReply
 
 ENTRY_POINT_GROUP: Final = "synod.ports"
 """The entry-point group that maps the scheme of a URL to a `PortFactory`."""
-
-WIRE_VERSION: Final = 1
-"""The version of ``client.proto`` that this client speaks."""
 
 
 class AttachmentLost(Exception):

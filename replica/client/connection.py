@@ -1,0 +1,300 @@
+"""Drives the session engine over a port, on one event loop.
+
+One *supervisor* task makes attachments, as long as there is work; beside each attachment a reader and a writer run.
+There is no task, timer or lock for a single operation: `submit` appends to the engine's queue and hands out a future,
+whatever has accumulated when the writer's turn comes leaves as one frame, a frame of results settles all its futures in
+one loop, and one timer sweeps for deadlines every `SWEEP_S`. So deadlines are kept to within that time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from contextlib import suppress
+from copy import copy
+from typing import Any, Final
+
+from replica import __version__
+from replica.client.discovery import Discovery
+from replica.client.engine import Engine, Move
+from replica.client.errors import Closed, MaybeCommitted, SynodError, Unavailable, WrongCluster, error_of
+from replica.client.port import Attachment, AttachmentLost, Port
+from replica.kv.operations import Failed, Failure
+
+logger = logging.getLogger("replica.client")
+
+SWEEP_S: Final = 0.05
+"""How often deadlines are looked at while anything waits for an answer."""
+
+ATTACH_TIMEOUT_S: Final = 3.0
+"""How long opening a stream may take before another endpoint is tried."""
+
+GOODBYE_TIMEOUT_S: Final = 1.0
+"""How long a replica has to end the stream after a goodbye."""
+
+Future = asyncio.Future
+
+
+class Connection:
+    """A session (or, without one, a way to read) on one event loop.
+
+    Must be created, used and closed where that loop runs. Everything here runs between two awaits of the loop, so the
+    engine needs no lock.
+
+    Args:
+        port: the way to the replicas; not closed here.
+        stall_s: a replica that leaves operations unanswered for so long is left for another.
+        follow_leader: prefer the leader (as writes and linearizable reads must) to whoever is next.
+    """
+
+    def __init__(
+        self,
+        port: Port,
+        *,
+        cluster: str = "",
+        region: str = "",
+        zone: str = "",
+        stall_s: float = 3.0,
+        follow_leader: bool = True,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._port = port
+        self._random = random.Random()
+        self.engine: Engine[Future[Any]] = Engine(
+            nonce=lambda: os.urandom(16),
+            jitter=self._random.random,
+            abandoned=asyncio.Future.done,
+            client=f"synod-python/{__version__}",
+            cluster=cluster,
+            region=region,
+            zone=zone,
+            stall_s=stall_s,
+            follow_leader=follow_leader,
+        )
+        endpoints = list(port.endpoints)
+        if not follow_leader:
+            self._random.shuffle(endpoints)
+        self._discovery = Discovery(endpoints, self._random)
+        self._mismatches: dict[str, str] = {}
+        self._create_future = self._loop.create_future
+        self._write = self.engine.write
+        self._awake = False
+        """The writer (or the supervisor) has been told that there is work, and has not looked yet."""
+        self._waiter: Future[None] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._resume: asyncio.TimerHandle | None = None
+        self._leave: Future[None] | None = None
+        self._move: Move | None = None
+        self._answers_seen = 0
+        self._closing = False
+        self._drained: Future[None] | None = None
+        self._supervisor = self._loop.create_task(self._supervise(), name="synod-client")
+
+    # ------------------------------------------------------------------------------------------------- operations
+
+    def submit(self, operation: Any, timeout_s: float) -> Future[Any]:
+        """Queue a write; the future gets its result, or a `SynodError`. Raises `Overloaded`."""
+        if not self._awake:
+            self._wake()
+        future: Future[Any] = self._create_future()
+        self._write(operation, future, timeout_s)
+        return future
+
+    def submit_read(
+        self, operation: Any, timeout_s: float, consistency: int, *, alone: bool = False
+    ) -> Future[Any]:
+        """Queue a read; the future gets its result, or a `SynodError`. Raises `Overloaded`."""
+        if not self._awake:
+            self._wake()
+        future: Future[Any] = self._create_future()
+        self.engine.read(operation, future, timeout_s, consistency, alone=alone)
+        return future
+
+    async def close(self, drain_s: float) -> None:
+        """Settle what is outstanding, waiting up to ``drain_s`` for the answers, say goodbye and end the stream."""
+        if self._closing:
+            await asyncio.wait([self._supervisor])
+            return
+        if not self.engine.idle and drain_s > 0:
+            self._drained = self._loop.create_future()
+            self._arm()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._drained, drain_s)
+        self._closing = True
+        if self.engine.idle and self.engine.attached and self.engine.session:
+            self.engine.say_goodbye()
+            self._wake()
+            await asyncio.wait([self._supervisor], timeout=GOODBYE_TIMEOUT_S)
+        self._supervisor.cancel()
+        await asyncio.wait([self._supervisor])
+        self.engine.fail_everything(
+            Closed("the store was closed before the operation was sent"),
+            MaybeCommitted("the store was closed before the answer came"),
+        )
+        self._settle()
+        for timer in (self._sweeper, self._resume):
+            if timer is not None:
+                timer.cancel()
+
+    # --------------------------------------------------------------------------------------------- waking and timing
+
+    def _wake(self) -> None:
+        """There is something to do for the writer, or for the supervisor while there is no attachment."""
+        self._awake = True
+        self.engine.tick(self._loop.time())
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self._sweeper is None:
+            self._arm()
+
+    async def _work(self) -> None:
+        """Wait until `_wake` is called, unless it was since the last look."""
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _arm(self) -> None:
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        self.engine.expire(self._loop.time(), self._discovery.account())
+        self._after_engine()
+        if not self.engine.idle:
+            self._arm()
+
+    def _after_engine(self) -> None:
+        """What every call that may settle or wish for something ends with."""
+        self._settle()
+        wish = self.engine.take_wish()
+        if wish is not None and self._leave is not None and not self._leave.done():
+            self._move = wish
+            self._leave.set_result(None)
+        if self._drained is not None and self.engine.idle and not self._drained.done():
+            self._drained.set_result(None)
+
+    def _settle(self) -> None:
+        lost = ""
+        for tokens, outcome in self.engine.take_settled():
+            if isinstance(outcome, SynodError):
+                for future in tokens:
+                    if future is not None and not future.done():
+                        # Each caller gets an exception of its own: a traceback is added where it is raised.
+                        future.set_exception(copy(outcome))
+                continue
+            for future, result in zip(tokens, outcome, strict=True):
+                if result.__class__ is Failed:
+                    if result.code == Failure.SESSION_UNKNOWN:
+                        lost = result.message or result.code
+                    if future is not None and not future.done():
+                        future.set_exception(error_of(result))
+                elif future is not None and not future.done():
+                    future.set_result(result)
+        if lost and self.engine.session:
+            self.engine.session_lost(lost)
+            self._after_engine()
+
+    # ------------------------------------------------------------------------------------------------- attachments
+
+    async def _supervise(self) -> None:
+        while not self._closing:
+            self._awake = False
+            if self.engine.idle:
+                await self._work()
+                continue
+            endpoint, delay = self._discovery.next()
+            if delay:
+                await asyncio.sleep(delay)
+                if self.engine.idle:
+                    continue
+            hello = self.engine.attaching(self._loop.time())
+            try:
+                async with asyncio.timeout(ATTACH_TIMEOUT_S):
+                    attachment = await self._port.attach(endpoint, hello)
+            except TimeoutError:
+                self._trouble(endpoint, Move(f"{endpoint}: no connection within {ATTACH_TIMEOUT_S:g} s"))
+            except AttachmentLost as lost:
+                self._trouble(endpoint, Move(str(lost)))
+            else:
+                await self._converse(attachment, endpoint)
+
+    def _trouble(self, endpoint: str, move: Move) -> None:
+        """The attachment to ``endpoint`` came to nothing or has ended."""
+        reason = move.reason if move.reason.startswith(endpoint) else f"{endpoint}: {move.reason}"
+        self.engine.detached(reason)
+        if move.stay:
+            self._discovery.stay()
+        else:
+            self._discovery.failed(endpoint, reason)
+            self._discovery.hint(move.hint)
+        logger.debug("left %s", reason)
+        if move.mismatch:
+            self._mismatches[endpoint] = move.reason
+            if set(self._discovery.known) <= self._mismatches.keys():
+                error = WrongCluster(move.reason)
+                self.engine.fail_everything(error, MaybeCommitted(move.reason))
+        self._after_engine()
+
+    async def _converse(self, attachment: Attachment, endpoint: str) -> None:
+        """Use the attachment until it ends or the engine wants another."""
+        self._move = None
+        self._leave = self._loop.create_future()
+        tasks = [self._loop.create_task(self._read(attachment)), self._loop.create_task(self._send(attachment))]
+        try:
+            done, _ = await asyncio.wait([*tasks, self._leave], return_when=asyncio.FIRST_COMPLETED)
+            first = [task.exception() for task in tasks if task in done]
+        finally:
+            self._leave = None
+            await attachment.close()
+            # Both end by themselves, because the attachment is closed; the writer may also wait for work.
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception) and not isinstance(outcome, AttachmentLost):
+                logger.error("the attachment to %s failed", endpoint, exc_info=outcome)
+        reason = next((str(error) for error in first if error is not None), "the stream ended")
+        self._trouble(endpoint, self._move or Move(reason))
+
+    async def _read(self, attachment: Attachment) -> None:
+        engine, receive = self.engine, attachment.receive
+        while True:
+            frame = await receive()
+            welcome = not engine.attached
+            try:
+                engine.received(frame, self._loop.time())
+            except ValueError as error:
+                raise AttachmentLost(f"the replica sent what makes no sense: {error}") from None
+            if engine.answers != self._answers_seen:
+                self._answers_seen = engine.answers
+                self._discovery.progress()
+                self._mismatches.clear()
+            if welcome and engine.attached:
+                self._discovery.learned(engine.endpoints)
+            self._after_engine()
+            if self._leave is None or self._leave.done():
+                return
+            if engine.pending and not self._awake:
+                self._wake()
+
+    async def _send(self, attachment: Attachment) -> None:
+        engine, send, loop = self.engine, attachment.send, self._loop
+        while True:
+            self._awake = False
+            now = loop.time()
+            engine.tick(now)
+            frame = engine.next_frame(now)
+            if frame is not None:
+                await send(frame)
+                continue
+            self._after_engine()
+            pause = engine.pause(now)
+            if pause and (self._resume is None or self._resume.cancelled() or self._resume.when() <= now):
+                self._resume = loop.call_later(pause, self._wake)
+            await self._work()
