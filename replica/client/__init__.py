@@ -1,6 +1,111 @@
 """The client library: asynchronous first, with a synchronous face.
 
-It is installed into other people's programs, so it carries nothing of the server: it may import
-`replica.wire`, never the node, storage, consensus or simulation packages, nor lmdb, uvloop or
+    from replica.client import connect
+
+    with connect("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003") as store:
+        store.put("greeting", "hello")
+        store.get("greeting").value                     # b"hello"
+
+`connect_async` gives the same for asyncio. Errors say whether the operation may have taken effect: `NotCommitted` or
+`Indefinite`. The README beside this file is a guide.
+
+It is installed into other people's programs, so it carries nothing of the server: it may import `replica.wire` and
+the vocabulary of `replica.kv`, never the node, storage, consensus or simulation packages, nor lmdb, uvloop or
 prometheus_client.
 """
+
+from replica.client.errors import (
+    Closed,
+    Compacted,
+    ConditionFailed,
+    Conflict,
+    FutureRevision,
+    Indefinite,
+    InvalidArgument,
+    MaybeCommitted,
+    NotANumber,
+    NotCommitted,
+    Overloaded,
+    Refused,
+    ResultForgotten,
+    SessionLost,
+    StorageFull,
+    SynodError,
+    TooLarge,
+    Unavailable,
+    Unsupported,
+    WrongCluster,
+)
+from replica.client.options import Options
+from replica.client.ranges import AsyncRange
+from replica.client.status import ReplicaStatus
+from replica.client.store import AsyncStore, connect_async
+from replica.client.sync import RangeIterator, Store, SyncTransaction, connect
+from replica.client.transaction import AsyncTransaction
+from replica.kv.operations import (
+    Add,
+    Added,
+    Compare,
+    Delete,
+    Deleted,
+    DeleteRange,
+    Get,
+    KeyValue,
+    Put,
+    Range,
+    Ranged,
+    Transacted,
+    Unchanged,
+    Written,
+)
+
+__all__ = [
+    # connecting
+    "connect",
+    "connect_async",
+    "Store",
+    "AsyncStore",
+    "Options",
+    "SyncTransaction",
+    "AsyncTransaction",
+    "RangeIterator",
+    "AsyncRange",
+    "ReplicaStatus",
+    # what the store answers
+    "KeyValue",
+    "Written",
+    "Deleted",
+    "Added",
+    "Ranged",
+    "Transacted",
+    # what a raw transaction is made of
+    "Put",
+    "Get",
+    "Range",
+    "Delete",
+    "DeleteRange",
+    "Add",
+    "Compare",
+    "Unchanged",
+    # errors
+    "SynodError",
+    "NotCommitted",
+    "Unavailable",
+    "Overloaded",
+    "StorageFull",
+    "InvalidArgument",
+    "TooLarge",
+    "NotANumber",
+    "Unsupported",
+    "ConditionFailed",
+    "Conflict",
+    "Compacted",
+    "FutureRevision",
+    "WrongCluster",
+    "Closed",
+    "Refused",
+    "Indefinite",
+    "MaybeCommitted",
+    "SessionLost",
+    "ResultForgotten",
+]

@@ -12,14 +12,15 @@ import asyncio
 import logging
 import os
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from replica import __version__
 from replica.client.discovery import Discovery
 from replica.client.engine import Engine, Move
-from replica.client.errors import Closed, MaybeCommitted, SynodError, Unavailable, WrongCluster, error_of
+from replica.client.errors import Closed, MaybeCommitted, SynodError, WrongCluster, error_of
 from replica.client.port import Attachment, AttachmentLost, Port
 from replica.kv.operations import Failed, Failure
 
@@ -65,7 +66,7 @@ class Connection:
         self.engine: Engine[Future[Any]] = Engine(
             nonce=lambda: os.urandom(16),
             jitter=self._random.random,
-            abandoned=asyncio.Future.done,
+            abandoned=_is_done,
             client=f"synod-python/{__version__}",
             cluster=cluster,
             region=region,
@@ -102,9 +103,7 @@ class Connection:
         self._write(operation, future, timeout_s)
         return future
 
-    def submit_read(
-        self, operation: Any, timeout_s: float, consistency: int, *, alone: bool = False
-    ) -> Future[Any]:
+    def submit_read(self, operation: Any, timeout_s: float, consistency: int, *, alone: bool = False) -> Future[Any]:
         """Queue a read; the future gets its result, or a `SynodError`. Raises `Overloaded`."""
         if not self._awake:
             self._wake()
@@ -203,16 +202,16 @@ class Connection:
     # ------------------------------------------------------------------------------------------------- attachments
 
     async def _supervise(self) -> None:
-        while not self._closing:
+        while True:
             self._awake = False
             if self.engine.idle:
+                if self._closing:
+                    return
                 await self._work()
                 continue
             endpoint, delay = self._discovery.next()
             if delay:
                 await asyncio.sleep(delay)
-                if self.engine.idle:
-                    continue
             hello = self.engine.attaching(self._loop.time())
             try:
                 async with asyncio.timeout(ATTACH_TIMEOUT_S):
@@ -260,7 +259,11 @@ class Connection:
             if isinstance(outcome, Exception) and not isinstance(outcome, AttachmentLost):
                 logger.error("the attachment to %s failed", endpoint, exc_info=outcome)
         reason = next((str(error) for error in first if error is not None), "the stream ended")
-        self._trouble(endpoint, self._move or Move(reason))
+        self._trouble(endpoint, self._take_move() or Move(reason))
+
+    def _take_move(self) -> Move | None:
+        move, self._move = self._move, None
+        return move
 
     async def _read(self, attachment: Attachment) -> None:
         engine, receive = self.engine, attachment.receive
@@ -298,3 +301,7 @@ class Connection:
             if pause and (self._resume is None or self._resume.cancelled() or self._resume.when() <= now):
                 self._resume = loop.call_later(pause, self._wake)
             await self._work()
+
+
+_is_done: Final[Callable[[Future[Any] | None], bool]] = cast("Any", asyncio.Future.done)
+"""Whether nobody waits for a future any more. The bare method, because it runs once an operation."""

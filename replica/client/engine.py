@@ -62,7 +62,15 @@ from replica.client.errors import (
     WrongCluster,
 )
 from replica.client.queue import Batch, Queue, spans, split_marks
-from replica.kv.operations import KEY_BYTES_MAX, SESSION_WINDOW, VALUE_BYTES_MAX, AnyResult
+from replica.kv.operations import (
+    KEY_BYTES_MAX,
+    RUN_BYTES_MAX,
+    RUN_OPERATIONS_MAX,
+    SESSION_WINDOW,
+    VALUE_BYTES_MAX,
+    AnyResult,
+    Failed,
+)
 from replica.wire.typed import WIRE_VERSION, ClientFrame, Code, Hello, Rejection, ServerFrame
 
 T = TypeVar("T")
@@ -75,9 +83,6 @@ READS_OUTSTANDING_MAX: Final = 4096
 
 INFLIGHT_BYTES_MAX: Final = 32 << 20
 """Encoded operations that may be sent and unanswered, as far as one run of the frame's limit allows."""
-
-RUN_BYTES_MAX: Final = 2 << 20
-"""Encoded operations of one run, unless it holds a single one."""
 
 FRAME_OVERHEAD_BYTES: Final = 4096
 """What a frame may need beside operations."""
@@ -100,7 +105,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     key_bytes_max: int = KEY_BYTES_MAX
     value_bytes_max: int = VALUE_BYTES_MAX
-    run_operations_max: int = 1024
+    run_operations_max: int = RUN_OPERATIONS_MAX
     frame_bytes_max: int = 4 << 20
     session_window: int = SESSION_WINDOW
 
@@ -592,7 +597,17 @@ class Engine(Generic[T]):
         self._overload_pauses = 0
         count = len(query.tokens)
         self._reads_outstanding -= count
-        self._settled.append((query.tokens, _decode(results, count)))
+        decoded = _decode(results, count)
+        if count > 1 and isinstance(decoded[-1], Failed):
+            # The answers to one query are bounded together; those that found no room are asked for one by one.
+            answered = next(index for index, result in enumerate(decoded) if isinstance(result, Failed))
+            refused = [None] * answered + query.tokens[answered:]
+            single = Query(query.consistency, refused, query.marks, query.payload)
+            self._reads_outstanding += count
+            self._add_singles(single)
+            self._unsent = True
+            query.tokens, decoded = query.tokens[:answered], decoded[:answered]
+        self._settled.append((query.tokens, decoded))
         fitting = READ_RESULT_BYTES * count // (len(results) + 1)
         self._read_operations = max(1, min(fitting, 4 * max(count, self._read_operations)))
 
