@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import grpc
 import grpc.aio
 
 from replica.client.port import AttachmentLost
@@ -22,6 +24,7 @@ from replica.kv.memory import MemoryStore
 from replica.kv.operations import CloseSession, OpenSession, SessionOpened
 from replica.kv.runs import encode_operations, encode_results, pack_payload, split_payload, validate_reads
 from replica.wire.typed import (
+    SESSION,
     WIRE_VERSION,
     ClientFrame,
     Closing,
@@ -33,9 +36,7 @@ from replica.wire.typed import (
     Rejection,
     RunResult,
     ServerFrame,
-    SessionServicer,
     StatusReply,
-    add_session_servicer,
 )
 
 
@@ -145,9 +146,7 @@ class StreamDouble:
             payload = pack_payload(run.acknowledged, run.operations)
             if run.count <= cluster.batch_max:
                 results = cluster.apply(payload, self.session, run.first_sequence, run.count)
-                answer.results.append(
-                    RunResult(first_sequence=run.first_sequence, count=run.count, results=results)
-                )
+                answer.results.append(RunResult(first_sequence=run.first_sequence, count=run.count, results=results))
                 continue
             for offset, piece_count, piece in split_payload(payload, cluster.batch_max):
                 first = run.first_sequence + offset
@@ -165,11 +164,19 @@ class StreamDouble:
             cluster.close_session(self.session)
             self.end()
 
-    def not_leader(self, **what: int) -> Rejection:
+    def not_leader(self, *, first_sequence: int = 0, count: int = 0, read_id: int = 0) -> Rejection:
         cluster = self.replica.cluster
         known = cluster.leader if self.replica.hints else 0
         address = cluster.replicas[known - 1].address if known else ""
-        return Rejection(code=Code.NOT_LEADER, definite=True, leader=known, leader_address=address, **what)
+        return Rejection(
+            first_sequence=first_sequence,
+            count=count,
+            read_id=read_id,
+            code=Code.NOT_LEADER,
+            definite=True,
+            leader=known,
+            leader_address=address,
+        )
 
     def _greet(self, hello: Hello) -> None:
         self.replica.hellos.append(hello)
@@ -270,12 +277,9 @@ class DoublePort:
         pass
 
 
-class _Servicer(SessionServicer):
-    def __init__(self, replica: ReplicaDouble) -> None:
-        self._replica = replica
-
-    async def Attach(self, request_iterator, context):  # noqa: N802 - the name is the contract's
-        stream = self._replica.attach()
+def _handler(replica: ReplicaDouble) -> grpc.GenericRpcHandler:
+    async def attach(request_iterator, context):
+        stream = replica.attach()
 
         async def read() -> None:
             async for frame in request_iterator:
@@ -289,6 +293,11 @@ class _Servicer(SessionServicer):
         finally:
             reader.cancel()
 
+    method: Any = grpc.stream_stream_rpc_method_handler(
+        attach, request_deserializer=ClientFrame.FromString, response_serializer=ServerFrame.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler(SESSION, {"Attach": method})
+
 
 @asynccontextmanager
 async def serve(cluster: ClusterDouble) -> AsyncIterator[list[grpc.aio.Server]]:
@@ -296,7 +305,7 @@ async def serve(cluster: ClusterDouble) -> AsyncIterator[list[grpc.aio.Server]]:
     servers = []
     for replica in cluster.replicas:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        add_session_servicer(_Servicer(replica), server)
+        server.add_generic_rpc_handlers((_handler(replica),))
         replica.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()
         servers.append(server)
