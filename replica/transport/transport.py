@@ -200,7 +200,7 @@ class Transport:
     @property
     def unsent(self) -> bool:
         """Something that was sent has not been handed to grpc's core yet. For callers who wait in their own way."""
-        return any([link.unsent for link in self._links.values()])
+        return any(link.unsent for link in self._links.values())
 
     # ----------------------------------------------------------------------------------------------------------- faults
 
