@@ -4,7 +4,7 @@ It may import `replica.consensus` for the messages and `replica.wire` for the fr
 node. `Transport` is the way in; a host implements `TransportHost`.
 """
 
-from .channels import PLAIN, Security, bind, create_server, open_channel
+from .channels import PLAIN, Security, bind, check_address, create_server, open_channel
 from .errors import (
     AddressUnavailable,
     MessageTooLarge,
@@ -47,7 +47,7 @@ __all__ = [
     # snapshots
     "SnapshotQuery", "SnapshotSource", "SnapshotSink", "SnapshotUnserved",
     # channels
-    "Security", "PLAIN", "create_server", "bind", "open_channel",
+    "Security", "PLAIN", "check_address", "create_server", "bind", "open_channel",
     # errors
     "TransportError", "AddressUnavailable", "MessageTooLarge", "SnapshotError", "SnapshotRefused",
     "SnapshotInterrupted",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import grpc.aio
@@ -26,6 +26,8 @@ class Security(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PLAIN = Security()
+
+PORT_MAX: Final = 65535
 
 Options = Sequence[tuple[str, Any]]
 
@@ -74,9 +76,10 @@ def create_server(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> grpc.aio.S
 def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> int:
     """Listen on ``address`` (``host:port``, port 0 for any) and return the port.
 
-    Raises `AddressUnavailable`, with one line that says why.
+    Raises `AddressUnavailable`, with one line that says why. The server must then be stopped like any other, or grpc
+    complains about it at the end; `check_address` before `create_server` spares that.
     """
-    _probe(address)
+    check_address(address)
     try:
         if security.server is None:
             port = server.add_insecure_port(address)
@@ -96,14 +99,14 @@ def open_channel(address: str, security: Security = PLAIN) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(address, security.channel, options=channel_options())
 
 
-def _probe(address: str) -> None:
-    """Find out in the system's own words why the address cannot be had: grpc says only that it failed, and at length.
+def check_address(address: str) -> None:
+    """Find out whether the address can be listened on, now, and if not why, in the system's words.
 
-    Raises `AddressUnavailable`.
+    grpc's own report is long, goes to the terminal, and does not say why. Raises `AddressUnavailable`.
     """
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise AddressUnavailable(address, "expected host:port")
+    if not host or not port.isdecimal() or int(port) > PORT_MAX:
+        raise AddressUnavailable(address, f"expected host:port with a port from 0 to {PORT_MAX}")
     try:
         for family, kind, protocol, _, target in socket.getaddrinfo(
             host.strip("[]"), int(port), type=socket.SOCK_STREAM
@@ -112,5 +115,5 @@ def _probe(address: str) -> None:
                 # As grpc does: a port that only lingers from a connection of before is free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(target)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise AddressUnavailable(address, getattr(error, "strerror", None) or str(error)) from None

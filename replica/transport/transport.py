@@ -23,7 +23,7 @@ from replica.wire.typed import PEER, SnapshotChunk, SnapshotRequest
 
 from . import snapshots
 from .bounds import FLUSH_TURNS_MAX, MESSAGE_BYTES_MAX, PROBE_INTERVAL_S, SNAPSHOT_STALL_S, STOP_GRACE_S
-from .channels import PLAIN, Security, bind, create_server
+from .channels import PLAIN, Security, bind, check_address, create_server
 from .errors import MessageTooLarge, SnapshotInterrupted
 from .faults import NO_FAULT, LinkFault, Randomness
 from .host import CONNECTION_FIRST, Identity, SnapshotSink, TransportHost
@@ -93,6 +93,7 @@ class Transport:
         From here on the host's methods are called. Nobody is connected to before `set_peers`.
         """
         assert self._server is None
+        check_address(self._listen)
         server = create_server()
         self._port = bind(server, self._listen, self._security)
         server.add_generic_rpc_handlers((self._handlers(),))

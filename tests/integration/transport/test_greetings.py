@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -46,7 +47,7 @@ class RawStream:
 
 def greeting(**fields) -> Greeting:
     """A sound greeting of replica 2 to replica 1, but for the fields given."""
-    sound = {
+    sound: dict[str, Any] = {
         "wire_version": WIRE_VERSION,
         "cluster": "test",
         "replica": 2,
@@ -64,7 +65,7 @@ def greeting(**fields) -> Greeting:
 @asynccontextmanager
 async def raw_stream(party: Party):
     async with grpc.aio.insecure_channel(party.address) as channel:
-        call = channel.stream_stream(method_path(PEER, "Connect"))()
+        call: Any = channel.stream_stream(method_path(PEER, "Connect"))()
         try:
             yield RawStream(call)
         finally:
@@ -313,7 +314,7 @@ async def test_an_address_that_speaks_something_else_is_no_peer():
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     one = Party(1)
     async with server, running(one, connected=False):
-        one.transport.set_peers({2: "127.0.0.1:%d" % server.sockets[0].getsockname()[1]})
+        one.transport.set_peers({2: f"127.0.0.1:{server.sockets[0].getsockname()[1]}"})
         await eventually(lambda: one.transport.peers()[2].counters.connections >= 2)
         assert not one.link_up(2)
 
