@@ -5,7 +5,7 @@ of a commit are one LMDB transaction. With durability ``sync`` a commit is on di
 pages, then writes its meta page through a descriptor opened for synchronous writes); with ``none`` only the operating
 system holds it, and a log that was not closed before the machine stopped is refused.
 
-Every record carries a checksum and its epoch (`replica.storage.records`). A record that can't be read is reported as
+Every record carries a checksum and its epoch (`replica.storage.envelope`). A record that can't be read is reported as
 `UnreadableRecord`, never as absent. A commit that failed is fatal: nothing in it was acknowledged, whether it is on
 disk is unknown, and every later commit is refused with the same error.
 
@@ -29,6 +29,7 @@ from replica.consensus.interface import Discard, ProtocolSpec, Put, Record, Repl
 
 from .boot import boot_id
 from .coordinator import ANCHOR_KEY, META_TABLE, Anchor
+from .envelope import Envelope, RecordFault
 from .environment import KEY_BYTES_MAX, explain, measure, open_environment, open_tables
 from .errors import CorruptStorage, StorageError, UnreadableRecord, WrongReplica
 from .files import sync_directory, write_file
@@ -41,8 +42,6 @@ from .records import (
     Admission,
     Incarnation,
     PeerDisk,
-    RecordFault,
-    Seal,
     StoredIdentity,
     peer_key,
 )
@@ -92,7 +91,7 @@ class LogEnvironment:
     def _prepare(self, identity: Identity) -> None:
         self._encode = msgspec.msgpack.Encoder().encode
         self._tables: dict[str, Any] = open_tables(self._environment)
-        self._seals: dict[str, Seal] = {}
+        self._envelopes: dict[str, Envelope] = {}
         # The last key of each table, where it is known: keys behind it are appended, which fills pages to the brim.
         self._last_keys: dict[str, bytes] = {}
         # Groups handed over to be committed, oldest first; the readers see them before they are.
@@ -133,7 +132,7 @@ class LogEnvironment:
         """
         environment = open_environment(path, map_bytes=LOG_MAP_BYTES, sync=True)
         try:
-            seal = Seal(META_TABLE)
+            envelope = Envelope(META_TABLE)
             encode = msgspec.msgpack.Encoder().encode
             records: list[tuple[bytes, Record]] = [
                 (IDENTITY_KEY, StoredIdentity(identity.cluster, identity.replica, identity.disk))
@@ -143,7 +142,7 @@ class LogEnvironment:
             with environment.begin(write=True) as transaction:
                 table = environment.open_db(META_TABLE.encode(), transaction)
                 for key, record in records:
-                    transaction.put(key, seal.enclose(0, key, encode(record)), db=table)
+                    transaction.put(key, envelope.enclose(0, key, encode(record)), db=table)
         except lmdb.Error as error:
             raise explain(path, error, "create the log") from error
         finally:
@@ -184,7 +183,7 @@ class LogEnvironment:
         transaction = None
         try:
             transaction = self._environment.begin(write=True)
-            commit = _Commit(self, transaction, self._tables, self._seals, self._last_keys)
+            commit = _Commit(self, transaction, self._tables, self._envelopes, self._last_keys)
             for writes in groups:
                 commit.add(writes)
             commit.flush()
@@ -268,7 +267,7 @@ class _Commit:
         log: LogEnvironment,
         transaction: Any,
         tables: dict[str, Any],
-        seals: dict[str, Seal],
+        envelopes: dict[str, Envelope],
         last_keys: dict[str, bytes],
     ) -> None:
         self._environment = log._environment
@@ -276,7 +275,7 @@ class _Commit:
         self._epoch = log.epoch
         self._transaction = transaction
         self._tables = tables
-        self._seals = seals
+        self._envelopes = envelopes
         self._last_keys = last_keys
         self._batches: dict[str, list[tuple[bytes, bytes]]] = {}
         self.created: dict[str, Any] = {}
@@ -290,10 +289,10 @@ class _Commit:
         for write in writes:
             name = write.table
             if type(write) is Put:
-                seal = self._seals.get(name)
-                if seal is None:
-                    seal = self._seals[name] = Seal(name)
-                stored = seal.enclose(self._epoch, write.key, self._encode(write.record))
+                envelope = self._envelopes.get(name)
+                if envelope is None:
+                    envelope = self._envelopes[name] = Envelope(name)
+                stored = envelope.enclose(self._epoch, write.key, self._encode(write.record))
                 self.bytes += len(stored)
                 batch = batches.get(name)
                 if batch is None:
@@ -467,9 +466,9 @@ class LogReader:
 
     def _read(self, table: str, key: bytes, stored: bytes) -> Record:
         log = self._log
-        seal = log._seals.get(table) or log._seals.setdefault(table, Seal(table))
+        envelope = log._envelopes.get(table) or log._envelopes.setdefault(table, Envelope(table))
         try:
-            epoch, body = seal.open(key, stored)
+            epoch, body = envelope.open(key, stored)
             if self._check_epoch and epoch != log.epoch:
                 raise RecordFault(f"it is of epoch {epoch}, the replica stands in epoch {log.epoch}")
             return self._decode(table, body)

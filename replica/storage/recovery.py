@@ -21,6 +21,7 @@ from .log import LOG_MAP_BYTES, Durability, LogEnvironment
 from .snapshots import INSTALL_COMMIT_BYTES, Snapshots, SnapshotTask, install
 from .space import FREE_BYTES_MIN, SpaceGuard, Usage
 from .state import STATE_MAP_BYTES, LmdbStore, StateFolder
+from .verification import verify_in_child
 
 
 def format_storage(path: Path, *, cluster: str, replica: int, anchor: Anchor | None) -> Identity:
@@ -185,16 +186,20 @@ def open_storage(
     log_map_bytes: int = LOG_MAP_BYTES,
     state_map_bytes: int = STATE_MAP_BYTES,
     free_bytes_min: int = FREE_BYTES_MIN,
+    verify: bool = True,
 ) -> Storage:
     """Open the data folder ``path`` for a start of its replica.
 
     May take a while: the log is verified, and the state may have to be rebuilt. May run on another thread than the one
     that goes on to use the storage.
 
-    ``cluster``, ``replica`` and ``protocol``, where given, must be what the folder is pinned to. Raises `StorageError`.
+    ``cluster``, ``replica`` and ``protocol``, where given, must be what the folder is pinned to. ``verify``
+    False skips the verification of the log. Raises `StorageError`.
     """
     folder = open_folder(path, cluster=cluster, replica=replica)
     try:
+        if verify:
+            verify_in_child(folder.log, checksums=True)
         log = LogEnvironment(folder.log, folder.identity, durability=durability, map_bytes=log_map_bytes)
         try:
             check_protocol(folder, log.anchor, protocol)

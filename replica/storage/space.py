@@ -55,6 +55,7 @@ class SpaceGuard:
         self._clock = clock
         self._fresh_until = float("-inf")
         self._reason: str | None = None
+        self.freshness_s = FRESHNESS_S
         self.pretend_full = False
         """Answer as on a full disk, for experiments; takes effect at once."""
 
@@ -65,7 +66,7 @@ class SpaceGuard:
         now = self._clock()
         if now >= self._fresh_until:
             self._reason = self._judge()
-            self._fresh_until = now + FRESHNESS_S
+            self._fresh_until = now + self.freshness_s
         return self._reason
 
     def _judge(self) -> str | None:

@@ -99,8 +99,14 @@ def new_storage(path: Path) -> Storage:
     return opened(path)
 
 
-def opened(path: Path) -> Storage:
+def opened(path: Path, *, verify: bool = False) -> Storage:
     """A data folder, open, with small maps."""
     return open_storage(
-        path, cluster="test", replica=1, log_map_bytes=64 * MIB, state_map_bytes=256 * MIB, free_bytes_min=MIB
+        path,
+        verify=verify,
+        cluster="test",
+        replica=1,
+        log_map_bytes=64 * MIB,
+        state_map_bytes=256 * MIB,
+        free_bytes_min=MIB,
     )

@@ -8,9 +8,9 @@ import pytest
 
 from replica.consensus.interface import CorruptRecord, Discard, Put
 from replica.storage.coordinator import ANCHOR_KEY, LAST_KEY, META_TABLE
+from replica.storage.envelope import HEADER, Envelope, RecordFault
 from replica.storage.errors import CorruptStorage, StorageError, StorageFull, UnreadableRecord
 from replica.storage.log import LogEnvironment
-from replica.storage.records import HEADER, RecordFault, Seal
 
 from .support import IDENTITY, MIB, SPEC, Vote, anchor_of, new_log, reopened, slot, vote
 
@@ -250,12 +250,12 @@ def test_a_file_that_is_no_log_is_refused_in_one_line(tmp_path):
 
 
 def test_a_record_of_an_unknown_layout_is_unknown():
-    seal = Seal("votes")
-    stored = seal.enclose(1, b"key", b"body")
-    assert seal.open(b"key", stored) == (1, b"body")
+    envelope = Envelope("votes")
+    stored = envelope.enclose(1, b"key", b"body")
+    assert envelope.open(b"key", stored) == (1, b"body")
     version, epoch, checksum = HEADER.unpack_from(stored)
     with pytest.raises(RecordFault, match="layout 9"):
-        seal.open(b"key", struct.pack(">BII", version + 8, epoch, checksum) + b"body")
+        envelope.open(b"key", struct.pack(">BII", version + 8, epoch, checksum) + b"body")
 
 
 # --------------------------------------------------------------------------------------------------------- epochs
