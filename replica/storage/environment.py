@@ -23,12 +23,6 @@ _FULL_CODES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _FULL_TEXTS: Final = tuple(os.strerror(code) for code in sorted(_FULL_CODES))
 
-_SHORT_WRITE: Final = os.strerror(errno.EIO)
-"""What LMDB also makes of a write that the kernel carried out in part, as it does when the file system fills up."""
-
-_FULL_BYTES: Final = 1 << 20
-"""With less than this left, a short write is put down to a full file system."""
-
 _DAMAGE: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -80,8 +74,12 @@ def measure(name: str, environment: Any, tables: dict[str, Any]) -> Usage:
     with environment.begin() as transaction:
         pages = 0
         size = 4096
-        for table in list(tables.values()):
-            stat = transaction.stat(table)
+        with transaction.cursor() as cursor:
+            committed = {key.decode() for key in cursor.iternext(True, False)}
+        for table, handle in list(tables.items()):
+            if table not in committed:
+                continue  # it belongs to the write transaction that is open, and is not there yet for others
+            stat = transaction.stat(handle)
             size = stat["psize"]
             pages += stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
     return Usage(
@@ -98,7 +96,7 @@ def explain(path: Path, error: lmdb.Error | OSError, doing: str) -> StorageError
         return StorageFull(
             f"{path}: can't {doing}: the reserved map is full; nothing of it was acknowledged; start with a larger map"
         )
-    if _is_full(error) or (_SHORT_WRITE in str(error) and _free_bytes(path) < _FULL_BYTES):
+    if _is_full(error):
         return StorageFull(
             f"{path}: can't {doing}: no space left ({error}); nothing of it was acknowledged; "
             "free space, then start again"
@@ -107,7 +105,7 @@ def explain(path: Path, error: lmdb.Error | OSError, doing: str) -> StorageError
         return CorruptStorage(f"{path}: can't {doing}: LMDB found damage ({error}); replace the replica")
     return SyncFailed(
         f"{path}: can't {doing} ({error}); nothing of it was acknowledged, what the disk holds of it is unknown; it is "
-        "not tried again: check the disk (and quotas), then start the replica"
+        "not tried again: check the disk, then start the replica"
     )
 
 
@@ -116,8 +114,3 @@ def _is_full(error: lmdb.Error | OSError) -> bool:
         return error.errno in _FULL_CODES
     # The binding keeps the system's text, not its code.
     return isinstance(error, lmdb.DiskError) or any(text in str(error) for text in _FULL_TEXTS)
-
-
-def _free_bytes(path: Path) -> int:
-    status = os.statvfs(path)
-    return status.f_bavail * status.f_frsize
