@@ -45,6 +45,10 @@ class MalformedOperation(ValueError):
     """An operation, a run or a payload does not parse or lies beyond a limit. Nothing was proposed or changed."""
 
 
+class OversizedOperation(MalformedOperation):
+    """Well-formed, but a key, a value, an operation or a run is too large."""
+
+
 class Payload(msgspec.Struct, frozen=True, array_like=True):
     """What a command carries."""
 
@@ -170,16 +174,16 @@ def validate_run(operations: bytes, count: int) -> list[ClientOperation]:
     One call into C for the whole run (0.2 µs per put of 128 bytes). Raises `MalformedOperation` saying what is wrong.
     """
     if len(operations) > OPERATION_BYTES_MAX or (len(operations) > RUN_BYTES_MAX and count > 1):
-        raise MalformedOperation(
+        raise OversizedOperation(
             f"a run of {count} operations has {len(operations)} bytes; {RUN_BYTES_MAX} are allowed in a run, "
             f"{OPERATION_BYTES_MAX} in a single operation"
         )
     if not 0 < count <= RUN_OPERATIONS_MAX:
-        raise MalformedOperation(f"a run has 1 to {RUN_OPERATIONS_MAX} operations, this one says {count}")
+        raise OversizedOperation(f"a run has 1 to {RUN_OPERATIONS_MAX} operations, this one says {count}")
     try:
         decoded = _client_runs.decode(operations)
     except _DECODE_ERRORS as error:
-        raise MalformedOperation(f"the run does not parse: {error}") from None
+        raise _unparsable("the run", error) from None
     if len(decoded) != count:
         raise MalformedOperation(f"a run says it has {count} operations and has {len(decoded)}")
     return decoded
@@ -188,16 +192,23 @@ def validate_run(operations: bytes, count: int) -> list[ClientOperation]:
 def validate_reads(operations: bytes, count: int) -> list[ReadOperation]:
     """The same for reads that do not go through the log. Raises `MalformedOperation`."""
     if len(operations) > RUN_BYTES_MAX:
-        raise MalformedOperation(f"reads of {len(operations)} bytes; {RUN_BYTES_MAX} are allowed")
+        raise OversizedOperation(f"reads of {len(operations)} bytes; {RUN_BYTES_MAX} are allowed")
     if not 0 < count <= RUN_OPERATIONS_MAX:
-        raise MalformedOperation(f"a batch has 1 to {RUN_OPERATIONS_MAX} reads, this one says {count}")
+        raise OversizedOperation(f"a batch has 1 to {RUN_OPERATIONS_MAX} reads, this one says {count}")
     try:
         decoded = _reads.decode(operations)
     except _DECODE_ERRORS as error:
-        raise MalformedOperation(f"the reads do not parse: {error}") from None
+        raise _unparsable("the reads", error) from None
     if len(decoded) != count:
         raise MalformedOperation(f"a batch says it has {count} reads and has {len(decoded)}")
     return decoded
+
+
+def _unparsable(what: str, error: Exception) -> MalformedOperation:
+    # msgspec names a bound that was exceeded by its relation; nothing else that it says contains that.
+    if " of length <= " in str(error):
+        return OversizedOperation(f"{what} beyond a limit: {error}")
+    return MalformedOperation(f"{what} cannot be parsed: {error}")
 
 
 def check_operation(operation: AnyOperation) -> None:
