@@ -1,0 +1,285 @@
+"""What operators ask of a replica: the service `Admin`, on the clients' listener."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+import msgspec
+
+from replica import __version__
+from replica.consensus.interface import (
+    Configuration,
+    ConfigurationError,
+    Frontier,
+    Member,
+    Reason,
+    Reconfigure,
+    RejectRead,
+    Yield,
+    validate_configuration,
+)
+from replica.transport import LinkFault
+from replica.wire import typed as wire
+
+from .config import split_address
+from .errors import NodeFailure
+
+if TYPE_CHECKING:
+    from .replica import Replica
+
+__all__ = ["AdminService"]
+
+DIGEST_TIMEOUT_S: Final = 10.0
+"""How long a digest waits for its frontier when the caller does not say."""
+
+RECONFIGURE_TIMEOUT_S: Final = 30.0
+"""How long a change of members may take, the snapshot at the seal included."""
+
+YIELD_TIMEOUT_S: Final = 5.0
+
+
+class AdminService(wire.AdminServicer):
+    """Answers for one replica. Errors are gRPC statuses whose text says what happened and what to do."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    async def Status(self, request: wire.StatusRequest, context: Any) -> wire.StatusReply:  # noqa: N802
+        """What the replica says of itself; never refused."""
+        replica = self._replica
+        storage = replica.storage
+        reply = wire.StatusReply(
+            cluster=storage.identity.cluster,
+            replica=storage.identity.replica,
+            disk=storage.identity.disk,
+            incarnation=storage.incarnation,
+            durability=replica.config.durability,
+            sync_mode=replica.writer.mode,
+            version=__version__,
+            uptime_s=replica.uptime_s,
+            problem=replica.problem(),
+        )
+        reply.ready = not reply.problem
+        if not replica.begun:
+            return reply
+        status = replica.coordinator.status()
+        anchor = replica.coordinator.anchor
+        leader, leader_address = replica.leader()
+        reply.epoch = replica.coordinator.epoch
+        reply.protocol = anchor.configuration.protocol
+        reply.role = status.role
+        reply.leader = leader
+        reply.leader_address = leader_address
+        reply.ballot = status.ballot
+        reply.accepting = status.accepting
+        reply.decided = _number(status.decided)
+        reply.applied = replica.machine.applied
+        reply.revision = replica.machine.revision
+        reply.compacted = replica.machine.compacted
+        reply.log_first = _number(anchor.frontier) + 1
+        reply.log_bytes = storage.log.usage().used_bytes
+        reply.state_bytes = storage.state.usage().used_bytes
+        reply.snapshot_frontier = _number(anchor.frontier) if anchor.snapshot else 0
+        reply.sessions = len(replica.machine.sessions)
+        peers = replica.transport.peers()
+        for member in anchor.configuration.members:
+            peer_address, client_address = replica.address_of(member)
+            peer = peers.get(member.replica)
+            reply.members.add(
+                replica=member.replica,
+                peer_address=peer_address,
+                client_address=client_address,
+                region=member.region,
+                zone=member.zone,
+                connected=member.replica == storage.identity.replica or (peer is not None and peer.connected),
+                round_trip_ms=1000 * (peer.round_trip_s or 0.0) if peer is not None else 0.0,
+            )
+        return reply
+
+    async def Digest(self, request: wire.DigestRequest, context: Any) -> wire.DigestReply:  # noqa: N802
+        """The digest of the state once it has reached the frontier asked for."""
+        replica = self._replica
+        await self._require_member(context)
+        timeout_s = request.timeout_s or DIGEST_TIMEOUT_S
+        try:
+            async with asyncio.timeout(timeout_s):
+                await replica.loop.until(lambda: replica.machine.applied >= request.at_least)
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"position {request.at_least} was not applied within {timeout_s} s: this replica stands at "
+                f"{replica.machine.applied}",
+            )
+        digest = replica.machine.digest()
+        return wire.DigestReply(
+            applied=digest.applied, revision=digest.revision, digest=digest.digest, keys=digest.keys
+        )
+
+    async def TakeSnapshot(  # noqa: N802
+        self, request: wire.TakeSnapshotRequest, context: Any
+    ) -> wire.TakeSnapshotReply:
+        """Take a snapshot now; the log is truncated behind it."""
+        await self._require_member(context)
+        try:
+            report = await self._replica.transitions.take_snapshot()
+        except NodeFailure as error:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
+            raise
+        frontier = _number(report.frontier)
+        return wire.TakeSnapshotReply(frontier=frontier, bytes=report.bytes, log_first=frontier + 1)
+
+    async def ReplaceMember(  # noqa: N802
+        self, request: wire.ReplaceMemberRequest, context: Any
+    ) -> wire.ReplaceMemberReply:
+        """Have the next configuration decided, in which one member stands for another; returns once it
+        holds here.
+        """
+        replica = self._replica
+        await self._require_member(context)
+        configuration = replica.coordinator.configuration
+        if not replica.coordinator.spec.capabilities.reconfiguration:
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED, f"protocol {configuration.protocol!r} cannot change its members"
+            )
+        try:
+            following = self._replacing(configuration, request)
+        except ConfigurationError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        refusals: list[RejectRead] = []
+
+        def answered(answer: RejectRead | None) -> None:
+            # Between the seal and the next epoch every question is refused, this one included: that is no answer.
+            if answer is not None and answer.reason != Reason.SEALED:
+                refusals.append(answer)
+
+        token = replica.loop.ask(lambda token: Reconfigure(token, following), answered)
+        try:
+            async with asyncio.timeout(RECONFIGURE_TIMEOUT_S):
+                await replica.loop.until(lambda: bool(refusals) or replica.coordinator.epoch >= following.epoch)
+            if refusals:
+                await self._abort_refused(context, refusals[0])
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"epoch {following.epoch} has not begun here within {RECONFIGURE_TIMEOUT_S} s; it may yet: look at the "
+                "status before asking again",
+            )
+        finally:
+            replica.loop.forget(token)
+        if replica.coordinator.configuration.members != following.members:
+            await context.abort(
+                grpc.StatusCode.ABORTED, "another change of the members was decided first; this one was not made"
+            )
+        return wire.ReplaceMemberReply(epoch=replica.coordinator.epoch)
+
+    def _replacing(self, configuration: Configuration, request: wire.ReplaceMemberRequest) -> Configuration:
+        if configuration.member(request.remove) is None:
+            raise ConfigurationError(
+                f"remove: replica {request.remove} is not a member (members: "
+                f"{', '.join(map(str, configuration.replicas))})"
+            )
+        known = {*configuration.replicas, *self._replica.storage.log.peer_disks}
+        if request.add in known:
+            raise ConfigurationError(
+                f"add: replica id {request.add} has been used in this cluster; ids are never used again"
+            )
+        for name in ("peer_address", "client_address"):
+            try:
+                split_address(getattr(request, name))
+            except ValueError as error:
+                raise ConfigurationError(f"{name}: {error}") from None
+        member = Member(
+            replica=request.add,
+            peer_address=request.peer_address,
+            client_address=request.client_address,
+            region=request.region,
+            zone=request.zone,
+        )
+        members = [each for each in configuration.members if each.replica != request.remove]
+        following = msgspec.structs.replace(
+            configuration,
+            epoch=configuration.epoch + 1,
+            members=tuple(sorted([*members, member], key=lambda each: each.replica)),
+        )
+        validate_configuration(self._replica.coordinator.spec, following)
+        return following
+
+    async def Yield(self, request: wire.YieldRequest, context: Any) -> wire.YieldReply:  # noqa: N802
+        """Give up leadership; returns once this replica does not lead."""
+        replica = self._replica
+        await self._require_member(context)
+        if request.successor and replica.coordinator.configuration.member(request.successor) is None:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"successor: replica {request.successor} is not a member"
+            )
+        if replica.coordinator.status().leader != replica.config.replica:
+            return wire.YieldReply()
+        replica.loop.post(Yield(request.successor or None))
+        try:
+            async with asyncio.timeout(YIELD_TIMEOUT_S):
+                await replica.loop.until(lambda: replica.coordinator.status().leader != replica.config.replica)
+        except TimeoutError:
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"nobody else has taken over within {YIELD_TIMEOUT_S} s"
+            )
+        return wire.YieldReply()
+
+    async def InjectFaults(  # noqa: N802
+        self, request: wire.InjectFaultsRequest, context: Any
+    ) -> wire.InjectFaultsReply:
+        """Faults of links and disk, for experiments."""
+        replica = self._replica
+        if not replica.config.enable_fault_injection:
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                "this replica was started without enable_fault_injection; nothing was changed",
+            )
+        try:
+            faults = {
+                link.peer: LinkFault(
+                    delay_s=link.delay_ms / 1000,
+                    jitter_s=link.jitter_ms / 1000,
+                    loss=link.loss,
+                    blocked=link.blocked,
+                    rate_bytes_s=link.rate_bytes_s,
+                )
+                for link in request.links
+            }
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            raise
+        if not 0 <= request.sync_delay_ms < 60_000:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"sync_delay_ms: {request.sync_delay_ms} is not from 0 to 60000"
+            )
+        replica.transport.set_faults(faults, heal=request.heal)
+        replica.writer.sync_delay_s = request.sync_delay_ms / 1000
+        replica.storage.space.pretend_full = request.disk_full
+        replica.log.warning(
+            "faults injected",
+            links=sorted(faults),
+            heal=request.heal,
+            sync_delay_ms=request.sync_delay_ms,
+            disk_full=request.disk_full,
+        )
+        return wire.InjectFaultsReply()
+
+    async def _require_member(self, context: Any) -> None:
+        if not self._replica.begun:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, self._replica.unavailable())
+
+    async def _abort_refused(self, context: Any, refused: RejectRead) -> NoReturn:
+        leader, address = self._replica.leader(refused.hint)
+        whom = f"; ask the leader, replica {leader} at {address}" if leader else ""
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION, f"the members were not changed: {refused.reason}{whom}"
+        )
+        raise AssertionError("abort always raises")
+
+
+def _number(frontier: Frontier) -> int:
+    return frontier if isinstance(frontier, int) else 0

@@ -1,0 +1,108 @@
+"""What a node counts, and its exposition for Prometheus.
+
+The loop adds to plain numbers, once a turn and never once a command; the families that Prometheus reads are
+made when somebody scrapes. Every node has a registry of its own, so that several can live in one process.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+__all__ = ["Distribution", "NodeMetrics"]
+
+SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+
+
+class Distribution:
+    """A histogram: how many observations fell below each bound, and their sum."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count ``value`` in."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    @property
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self.counts)
+
+    def family(self, name: str, text: str) -> HistogramMetricFamily:
+        """As Prometheus wants it: cumulative."""
+        buckets: list[tuple[str, float]] = []
+        running = 0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            running += count
+            buckets.append((repr(float(bound)), float(running)))
+        buckets.append(("+Inf", float(running + self.counts[-1])))
+        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self.total)
+
+
+class NodeMetrics(Collector):
+    """The numbers of one node. Counters only grow; gauges are asked for when they are scraped."""
+
+    def __init__(self, gauges: Callable[[], Mapping[str, tuple[str, float]]]) -> None:
+        """``gauges`` yields name to (help, value)."""
+        self._gauges = gauges
+        self.turns = 0
+        self.events = 0
+        self.operations_proposed = 0
+        self.operations_applied = 0
+        self.operations_refused = 0
+        self.reads_served = 0
+        self.commits = 0
+        self.state_commits = 0
+        self.snapshots_taken = 0
+        self.snapshots_installed = 0
+        self.leader_changes = 0
+        self.sessions_opened = 0
+        self.sessions_closed_slow = 0
+        self.turn_seconds = Distribution(SECONDS)
+        self.sync_seconds = Distribution(SECONDS)
+        self.proposed_per_turn = Distribution(SIZES)
+        self.applied_per_turn = Distribution(SIZES)
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, made now."""
+        for name, text, value in (
+            ("turns", "Turns of the loop.", self.turns),
+            ("events", "Events that the protocol digested.", self.events),
+            ("operations_proposed", "Operations handed to the protocol.", self.operations_proposed),
+            ("operations_applied", "Operations applied to the state.", self.operations_applied),
+            ("operations_refused", "Operations refused before or after proposing.", self.operations_refused),
+            ("reads_served", "Reads answered.", self.reads_served),
+            ("log_commits", "Transactions of the log environment.", self.commits),
+            ("state_commits", "Transactions of the state environment.", self.state_commits),
+            ("snapshots_taken", "Snapshots of the own state.", self.snapshots_taken),
+            ("snapshots_installed", "Snapshots fetched from a peer.", self.snapshots_installed),
+            ("leader_changes", "Times that another leader became known.", self.leader_changes),
+            ("sessions_attached_ever", "Streams of clients that were welcomed.", self.sessions_opened),
+            (
+                "sessions_closed_slow",
+                "Streams closed because their client did not take its answers.",
+                self.sessions_closed_slow,
+            ),
+        ):
+            yield CounterMetricFamily(f"synod_{name}", text, value=float(value))
+        yield self.turn_seconds.family("synod_turn_seconds", "Duration of a turn, inline sync included.")
+        yield self.sync_seconds.family("synod_sync_seconds", "Duration of a commit of the log environment.")
+        yield self.proposed_per_turn.family("synod_proposed_per_turn", "Operations proposed in one turn.")
+        yield self.applied_per_turn.family("synod_applied_per_turn", "Operations applied in one turn.")
+        for name, (text, gauge) in self._gauges().items():
+            yield GaugeMetricFamily(f"synod_{name}", text, value=gauge)

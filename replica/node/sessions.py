@@ -1,0 +1,703 @@
+"""The service that clients attach to: frames in, commands and reads out, results back.
+
+One `Attachment` is one stream of one client, for at most one session. It knows nothing of gRPC:
+`SessionService` serves it over gRPC, `replica.node.embedded` within the process, and both call the same two
+ends, `Sessions.receive` for a frame that came in and `Attachment.next_frame` for what has accumulated on
+the way out.
+
+What a client may rely on:
+
+- The first frame greets. ``session`` 0 with a ``nonce`` opens a session through the log; the welcome
+  carries its id. ``session`` 0 without a nonce attaches without a session, for reads alone. A session named
+  in the greeting is taken as it stands: should nobody know it, its runs are answered so.
+- A greeting that cannot be served is answered with a `Rejection` of no run and no read, which names the
+  leader where it is the leader who should be asked, and the end of the stream.
+- A run is answered in full: its sequences come back in one or more `RunResult`, or in a `Rejection`. What
+  the node refuses by itself is definite: it was never proposed.
+- Results go to whichever stream the session is attached to at this replica, on any replica that applies them.
+  A second stream for the same session takes its place; the first one is closed.
+- A read is answered by one `ReadResult` or one `Rejection`.
+
+Nothing here waits for a single command: frames are parsed, turned into commands and queued by plain calls,
+and everything that one turn of the loop produces for a client leaves in one frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import grpc
+
+from replica.consensus.interface import Command, Reason, Reject, RejectRead
+from replica.kv import operations as kv
+from replica.kv import runs
+from replica.kv.machine import Outcome
+from replica.wire.v1 import client_pb2 as wire
+
+from .config import Limits
+from .metrics import NodeMetrics
+
+__all__ = ["WIRE_VERSION", "Attachment", "Engine", "PendingRead", "SessionService", "Sessions"]
+
+WIRE_VERSION: Final = 1
+"""The version of ``client.proto`` that this replica speaks."""
+
+CLOSING_GRACE_S: Final = 2.0
+"""How long a client that is being closed has to take the last frame."""
+
+_READ_NAMES: Final = {
+    wire.READ_INDEX: "read-index",
+    wire.LOG: "log",
+    wire.LEASE: "lease",
+    wire.QUORUM: "quorum",
+}
+
+_CODES: Final = {
+    Reason.NOT_LEADER: wire.NOT_LEADER,
+    Reason.OVERLOADED: wire.OVERLOADED,
+    Reason.SEALED: wire.UNAVAILABLE,
+    Reason.UNSUPPORTED: wire.UNSUPPORTED,
+    Reason.LOST: wire.UNAVAILABLE,
+}
+
+_MESSAGES: Final = {
+    Reason.NOT_LEADER: "this replica does not lead",
+    Reason.OVERLOADED: "the protocol's queue is full",
+    Reason.SEALED: "the membership is being changed",
+    Reason.UNSUPPORTED: "the protocol does not offer this",
+    Reason.LOST: "leadership was lost while the command was in flight",
+}
+
+
+def _code_of(error: runs.MalformedOperation) -> wire.Code:
+    return wire.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.INVALID
+
+
+class PendingRead:
+    """A read that waits: for its grant, or for its turn through the log."""
+
+    __slots__ = ("attachment", "count", "id", "operations")
+
+    def __init__(self, attachment: Attachment, read: wire.Read) -> None:
+        self.attachment = attachment
+        self.id = read.id
+        self.count = read.count
+        self.operations = read.operations
+
+
+class Engine(Protocol):
+    """What the sessions ask of the loop."""
+
+    def propose(self, command: Command) -> None:
+        """Queue a command for the next turn."""
+
+    def propose_detached(
+        self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False
+    ) -> None:
+        """Queue operations outside any session; ``done`` gets their results or the refusal."""
+
+    def request_read(self, read: PendingRead) -> None:
+        """Queue a linearizable read for the next turn."""
+
+    def read_now(self, operations: bytes, count: int) -> bytes:
+        """Results of read-only operations on what this replica has applied. Raises `MalformedOperation`."""
+
+    def leader(self, hint: int | None = None) -> tuple[int, str]:
+        """The leader (or the replica hinted at) and its client address; 0 and empty while there is none."""
+
+    def describe(self) -> wire.ServerFrame.Welcome:
+        """The welcome, but for the session."""
+
+    def refusal(self) -> tuple[wire.Code, str] | None:
+        """Why nothing may be proposed at present (storage nearly full, shutting down), or None."""
+
+    def offers(self, read: str) -> bool:
+        """Does the protocol offer that way to read?"""
+
+    @property
+    def default_read(self) -> str:
+        """How a read that only asks to be linearizable is served."""
+
+
+class Attachment:
+    """One stream of one client: what it is owed, and what has accumulated for it. Made by
+    `Sessions.attach`.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_frame_bytes_max",
+        "_outgoing_bytes",
+        "_read_results",
+        "_rejections",
+        "_results",
+        "_waiter",
+        "_welcome",
+        "client",
+        "ended",
+        "greeted",
+        "in_flight",
+        "in_flight_operations",
+        "opening",
+        "reads",
+        "session",
+    )
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        self.session = 0
+        self.client = ""
+        self.greeted = False
+        self.opening = False
+        self.ended = False
+        """Nothing more is taken from the client, and nothing more will be put in."""
+        self.in_flight: dict[int, tuple[int, int]] = {}
+        """Commands not answered yet: first sequence to (operations, payload bytes)."""
+        self.in_flight_operations = 0
+        self.reads = 0
+        self._frame_bytes_max = frame_bytes_max
+        self._outgoing_bytes = 0
+        self._results: list[wire.RunResult] = []
+        self._read_results: list[wire.ReadResult] = []
+        self._rejections: list[wire.Rejection] = []
+        self._welcome: wire.ServerFrame.Welcome | None = None
+        self._closing: wire.Closing | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def outgoing_bytes(self) -> int:
+        """Bytes of answers that wait to be taken."""
+        return self._outgoing_bytes
+
+    def put_welcome(self, welcome: wire.ServerFrame.Welcome) -> None:
+        self._welcome = welcome
+
+    def put_outcome(self, outcome: Outcome) -> None:
+        results = outcome.encoded()
+        size = len(results)
+        if size <= self._frame_bytes_max:
+            self._results.append(wire.RunResult(first_sequence=outcome.sequence, count=outcome.count, results=results))
+        else:
+            for first, count, piece in outcome.pieces(self._frame_bytes_max):
+                self._results.append(wire.RunResult(first_sequence=first, count=count, results=piece))
+        self._outgoing_bytes += size
+
+    def put_read_result(self, id_: int, results: bytes) -> None:
+        self._read_results.append(wire.ReadResult(id=id_, results=results))
+        self._outgoing_bytes += len(results)
+
+    def put_rejection(self, rejection: wire.Rejection) -> None:
+        self._rejections.append(rejection)
+
+    def put_closing(self, code: wire.Code, message: str) -> None:
+        """The last thing that this stream says; what waited before it is still sent."""
+        if self._closing is None:
+            self._closing = wire.Closing(code=code, message=message)
+
+    def drop_answers(self) -> None:
+        """Forget what the client did not take."""
+        self._results.clear()
+        self._read_results.clear()
+        self._outgoing_bytes = 0
+
+    def wake(self) -> None:
+        """Something has accumulated (or the stream has ended): let `next_frame` go on."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def next_frame(self) -> wire.ServerFrame | None:
+        """Everything that has accumulated, as one frame; None once there will be nothing more."""
+        while True:
+            if self._results or self._read_results or self._rejections or self._welcome is not None:
+                return self._take()
+            if self._closing is not None:
+                frame = wire.ServerFrame(closing=self._closing)
+                self._closing = None
+                self.ended = True
+                return frame
+            if self.ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+
+    def _take(self) -> wire.ServerFrame:
+        results, read_results = self._results, self._read_results
+        if self._outgoing_bytes <= self._frame_bytes_max:
+            self._results, self._read_results, self._outgoing_bytes = [], [], 0
+        else:
+            # One frame has a limit: take what fits, and at least one answer.
+            room = self._frame_bytes_max
+            taken: int = 0
+            for taken, result in enumerate(results, 1):  # noqa: B007 - the count is wanted
+                room -= len(result.results)
+                if room <= 0:
+                    break
+            taken_reads: int = 0
+            if room > 0:
+                for taken_reads, read_result in enumerate(read_results, 1):  # noqa: B007
+                    room -= len(read_result.results)
+                    if room <= 0:
+                        break
+            results, self._results = results[:taken], results[taken:]
+            read_results, self._read_results = read_results[:taken_reads], read_results[taken_reads:]
+            self._outgoing_bytes -= self._frame_bytes_max - room
+        frame = wire.ServerFrame(
+            welcome=self._welcome,
+            results=results,
+            read_results=read_results,
+            rejections=self._rejections,
+        )
+        self._rejections = []
+        self._welcome = None
+        return frame
+
+
+class Sessions:
+    """All attachments of one replica. Called from the loop's thread alone."""
+
+    def __init__(self, engine: Engine, *, cluster: str, limits: Limits, batch_max: int, metrics: NodeMetrics) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._limits = limits
+        self._batch_max = batch_max
+        self._metrics = metrics
+        self._attachments: set[Attachment] = set()
+        self.by_session: dict[int, Attachment] = {}
+        """The streams that have a session, by it. To be looked at from outside, and changed here alone."""
+        self._touched: set[Attachment] = set()
+        self.in_flight_operations = 0
+        self.in_flight_bytes = 0
+        self.reads_waiting = 0
+
+    # --------------------------------------------------------------------------------------- coming and going
+
+    @property
+    def attached(self) -> int:
+        """How many streams there are."""
+        return len(self._attachments)
+
+    def attach(self) -> Attachment:
+        """A new stream, which has not said anything yet."""
+        attachment = Attachment(self._limits.frame_bytes_max)
+        self._attachments.add(attachment)
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """The stream is gone. What it proposed may still take effect."""
+        attachment.ended = True
+        self._attachments.discard(attachment)
+        self._touched.discard(attachment)
+        if self.by_session.get(attachment.session) is attachment:
+            del self.by_session[attachment.session]
+        self._forget_in_flight(attachment)
+        attachment.wake()
+
+    def close_all(self, code: wire.Code, message: str) -> None:
+        """Tell every client that this replica ends its stream."""
+        for attachment in self._attachments:
+            attachment.put_closing(code, message)
+            attachment.wake()
+
+    def flush(self) -> None:
+        """The turn is over: send each client what has accumulated for it."""
+        for attachment in self._touched:
+            if attachment.outgoing_bytes > self._limits.session_outgoing_bytes_max:
+                self._close_slow(attachment)
+            attachment.wake()
+        self._touched.clear()
+
+    # ----------------------------------------------------------------------------------------------- incoming
+
+    def receive(self, attachment: Attachment, frame: wire.ClientFrame) -> None:
+        """A frame of the client."""
+        if attachment.ended:
+            return
+        if not attachment.greeted:
+            if not self._greet(attachment, frame):
+                return
+        elif frame.HasField("hello"):
+            self._close(attachment, wire.INVALID, "a stream is greeted once")
+            return
+        if frame.runs:
+            self._runs(attachment, frame.runs)
+        if frame.reads:
+            self._reads(attachment, frame.reads)
+        if frame.goodbye:
+            self._goodbye(attachment)
+
+    def _greet(self, attachment: Attachment, frame: wire.ClientFrame) -> bool:
+        hello = frame.hello
+        refusal: tuple[wire.Code, str] | None = None
+        if not frame.HasField("hello"):
+            refusal = wire.INVALID, "the first frame of a stream carries a hello"
+        elif hello.wire_version != WIRE_VERSION:
+            refusal = (
+                wire.WIRE_VERSION,
+                (
+                    f"this replica speaks version {WIRE_VERSION} of the client interface, the client speaks "
+                    f"version {hello.wire_version}: use a client of the replica's release"
+                ),
+            )
+        elif hello.cluster and hello.cluster != self._cluster:
+            refusal = (
+                wire.WRONG_CLUSTER,
+                f"this replica belongs to cluster {self._cluster!r}, the client asked for {hello.cluster!r}",
+            )
+        elif len(self._attachments) > self._limits.sessions_attached_max:
+            refusal = (
+                wire.OVERLOADED,
+                f"{self._limits.sessions_attached_max} clients are attached to this replica already",
+            )
+        elif hello.session == 0 and hello.nonce:
+            refusal = self._engine.refusal()
+        if refusal is not None:
+            code, message = refusal
+            self._turn_away(attachment, wire.Rejection(code=code, definite=True, message=message))
+            return False
+        attachment.greeted = True
+        attachment.client = hello.client
+        if hello.session:
+            self._bind(attachment, hello.session)
+        elif hello.nonce:
+            self._open(attachment, hello.nonce)
+        else:
+            self._welcome(attachment)
+        return True
+
+    def _turn_away(self, attachment: Attachment, rejection: wire.Rejection) -> None:
+        """The greeting is refused: say so, and end the stream."""
+        attachment.put_rejection(rejection)
+        attachment.ended = True
+        attachment.wake()
+
+    def _open(self, attachment: Attachment, nonce: bytes) -> None:
+        attachment.opening = True
+
+        def opened(outcome: bytes | Reject) -> None:
+            attachment.opening = False
+            if attachment.ended:
+                return
+            if isinstance(outcome, Reject):
+                attachment.put_rejection(self._rejection_of(outcome.reason, outcome.definite, outcome.hint))
+                self._close(attachment, _CODES[outcome.reason], f"no session opened: {_MESSAGES[outcome.reason]}")
+                return
+            result = runs.decode_results(outcome, 1)[0]
+            if not isinstance(result, kv.SessionOpened):
+                message = result.message if isinstance(result, kv.Failed) else "unexpected answer"
+                self._close(attachment, wire.INTERNAL, f"no session opened: {message}")
+                return
+            self._bind(attachment, result.session)
+
+        operations = runs.encode_operations([kv.OpenSession(nonce)])
+        self._engine.propose_detached(operations, 1, opened, system=True)
+
+    def _bind(self, attachment: Attachment, session: int) -> None:
+        other = self.by_session.get(session)
+        if other is not None and other is not attachment:
+            self._close(other, wire.UNAVAILABLE, "the session was attached by another stream")
+            self._forget_in_flight(other)
+        attachment.session = session
+        self.by_session[session] = attachment
+        self._welcome(attachment)
+
+    def _welcome(self, attachment: Attachment) -> None:
+        welcome = self._engine.describe()
+        welcome.session = attachment.session
+        attachment.put_welcome(welcome)
+        self._metrics.sessions_opened += 1
+        self._touch(attachment)
+
+    def _goodbye(self, attachment: Attachment) -> None:
+        if attachment.session and self._engine.refusal() is None:
+            operations = runs.encode_operations([kv.CloseSession(attachment.session)])
+            self._engine.propose_detached(operations, 1, lambda _outcome: None, system=True)
+        attachment.ended = True
+        self._touch(attachment)
+
+    # --------------------------------------------------------------------------------------------------- runs
+
+    def _runs(self, attachment: Attachment, incoming: Any) -> None:
+        refusal = self._engine.refusal()
+        session = attachment.session
+        limits = self._limits
+        for run in incoming:
+            count = run.count
+            if refusal is not None:
+                self._refuse_run(attachment, run, *refusal)
+            elif not session:
+                self._refuse_run(attachment, run, wire.INVALID, "the stream has no session yet")
+            elif count > limits.run_operations_max:
+                self._refuse_run(
+                    attachment,
+                    run,
+                    wire.TOO_LARGE,
+                    f"a run has at most {limits.run_operations_max} operations, this one {count}",
+                )
+            elif attachment.in_flight_operations + count > limits.session_operations_max:
+                self._refuse_run(
+                    attachment,
+                    run,
+                    wire.OVERLOADED,
+                    f"{attachment.in_flight_operations} operations of this session are in flight",
+                )
+            elif (
+                self.in_flight_operations + count > limits.queued_operations_max
+                or self.in_flight_bytes + len(run.operations) > limits.queued_bytes_max
+            ):
+                self._refuse_run(attachment, run, wire.OVERLOADED, "the replica's queue is full")
+            else:
+                self._propose_run(attachment, run)
+
+    def _propose_run(self, attachment: Attachment, run: wire.Run) -> None:
+        operations, count = run.operations, run.count
+        try:
+            runs.validate_run(operations, count)
+        except runs.MalformedOperation as error:
+            self._refuse_run(attachment, run, _code_of(error), str(error))
+            return
+        payload = runs.pack_payload(run.acknowledged, operations)
+        if count <= self._batch_max:
+            self._propose(attachment, run.first_sequence, count, payload)
+            return
+        for offset, part, piece in runs.split_payload(payload, self._batch_max):
+            self._propose(attachment, run.first_sequence + offset, part, piece)
+
+    def _propose(self, attachment: Attachment, sequence: int, count: int, payload: bytes) -> None:
+        size = len(payload)
+        before = attachment.in_flight.pop(sequence, None)
+        if before is not None:
+            self._subtract(attachment, *before)
+        attachment.in_flight[sequence] = (count, size)
+        attachment.in_flight_operations += count
+        self.in_flight_operations += count
+        self.in_flight_bytes += size
+        self._engine.propose(Command(payload, attachment.session, sequence, count))
+
+    def _refuse_run(self, attachment: Attachment, run: wire.Run, code: wire.Code, message: str) -> None:
+        self._metrics.operations_refused += run.count
+        attachment.put_rejection(
+            wire.Rejection(
+                first_sequence=run.first_sequence, count=run.count, code=code, definite=True, message=message
+            )
+        )
+        self._touch(attachment)
+
+    # -------------------------------------------------------------------------------------------------- reads
+
+    def _reads(self, attachment: Attachment, incoming: Any) -> None:
+        engine = self._engine
+        for read in incoming:
+            consistency = read.consistency
+            if consistency == wire.STALE:
+                self._read_now(attachment, read.id, read.operations, read.count)
+                attachment.wake()
+                continue
+            if consistency == wire.LINEARIZABLE:
+                way = engine.default_read
+            else:
+                way = _READ_NAMES.get(consistency, f"consistency {consistency}")
+                if not engine.offers(way):
+                    self._refuse_read(attachment, read.id, wire.UNSUPPORTED, f"the protocol has no reads by {way}")
+                    continue
+            if (
+                self.reads_waiting >= self._limits.queued_reads_max
+                or attachment.reads >= self._limits.session_operations_max
+            ):
+                self._refuse_read(attachment, read.id, wire.OVERLOADED, "too many reads wait already")
+                continue
+            pending = PendingRead(attachment, read)
+            attachment.reads += 1
+            self.reads_waiting += 1
+            if way == "log":
+                self._read_by_log(pending)
+            else:
+                engine.request_read(pending)
+
+    def _read_by_log(self, pending: PendingRead) -> None:
+        try:
+            runs.validate_reads(pending.operations, pending.count)
+        except runs.MalformedOperation as error:
+            self.refuse_read(pending, _code_of(error), str(error))
+            return
+
+        def done(outcome: bytes | Reject) -> None:
+            if isinstance(outcome, Reject):
+                self.reject_read(pending, RejectRead(0, outcome.reason, True, outcome.hint))
+            else:
+                self._release_read(pending)
+                if not pending.attachment.ended:
+                    pending.attachment.put_read_result(pending.id, outcome)
+                    self._metrics.reads_served += 1
+                    self._touched.add(pending.attachment)
+
+        self._engine.propose_detached(pending.operations, pending.count, done)
+
+    def answer_read(self, pending: PendingRead) -> None:
+        """A read that waited may be answered now, from what has been applied."""
+        self._release_read(pending)
+        if not pending.attachment.ended:
+            self._read_now(pending.attachment, pending.id, pending.operations, pending.count)
+
+    def _read_now(self, attachment: Attachment, id_: int, operations: bytes, count: int) -> None:
+        try:
+            results = self._engine.read_now(operations, count)
+        except runs.MalformedOperation as error:
+            self._refuse_read(attachment, id_, _code_of(error), str(error))
+            return
+        attachment.put_read_result(id_, results)
+        self._metrics.reads_served += 1
+        self._touched.add(attachment)
+
+    def reject_read(self, pending: PendingRead, refused: RejectRead) -> None:
+        """The protocol refuses a read."""
+        self._release_read(pending)
+        if not pending.attachment.ended:
+            rejection = self._rejection_of(refused.reason, True, refused.hint)
+            rejection.read_id = pending.id
+            pending.attachment.put_rejection(rejection)
+            self._touch(pending.attachment)
+
+    def refuse_read(self, pending: PendingRead, code: wire.Code, message: str) -> None:
+        """The node refuses a read that waited."""
+        self._release_read(pending)
+        if not pending.attachment.ended:
+            self._refuse_read(pending.attachment, pending.id, code, message)
+
+    def _release_read(self, pending: PendingRead) -> None:
+        pending.attachment.reads -= 1
+        self.reads_waiting -= 1
+
+    def _refuse_read(self, attachment: Attachment, id_: int, code: wire.Code, message: str) -> None:
+        attachment.put_rejection(wire.Rejection(read_id=id_, code=code, definite=True, message=message))
+        self._touch(attachment)
+
+    # ----------------------------------------------------------------------------------------------- outgoing
+
+    def answer(self, outcome: Outcome) -> None:
+        """A command of a session that is attached here was applied."""
+        attachment = self.by_session[outcome.session]
+        sent = attachment.in_flight.pop(outcome.sequence, None)
+        if sent is not None:
+            self._subtract(attachment, *sent)
+        attachment.put_outcome(outcome)
+        self._touched.add(attachment)
+
+    def reject(self, refused: Reject) -> None:
+        """The protocol refuses a command of a session."""
+        command = refused.command
+        attachment = self.by_session.get(command.session)
+        if attachment is None:
+            return
+        sent = attachment.in_flight.pop(command.sequence, None)
+        if sent is not None:
+            self._subtract(attachment, *sent)
+        self._metrics.operations_refused += command.count
+        rejection = self._rejection_of(refused.reason, refused.definite, refused.hint)
+        rejection.first_sequence = command.sequence
+        rejection.count = command.count
+        attachment.put_rejection(rejection)
+        self._touch(attachment)
+
+    def lose_in_flight(self, message: str) -> None:
+        """What is in flight will not be answered by this replica, though it may have taken effect."""
+        for attachment in list(self.by_session.values()):
+            for sequence, (count, _) in attachment.in_flight.items():
+                attachment.put_rejection(
+                    wire.Rejection(
+                        first_sequence=sequence,
+                        count=count,
+                        code=wire.UNAVAILABLE,
+                        definite=False,
+                        message=message,
+                    )
+                )
+                self._touch(attachment)
+            self._forget_in_flight(attachment)
+
+    def _rejection_of(self, reason: str, definite: bool, hint: int | None) -> wire.Rejection:
+        leader, address = self._engine.leader(hint)
+        return wire.Rejection(
+            code=_CODES.get(reason, wire.UNAVAILABLE),
+            definite=definite,
+            message=_MESSAGES.get(reason, reason),
+            leader=leader,
+            leader_address=address,
+        )
+
+    # ----------------------------------------------------------------------------------------------- internal
+
+    def _touch(self, attachment: Attachment) -> None:
+        """Wake the stream now: outside a turn nobody else would."""
+        attachment.wake()
+
+    def _close(self, attachment: Attachment, code: wire.Code, message: str) -> None:
+        attachment.put_closing(code, message)
+        attachment.wake()
+
+    def _close_slow(self, attachment: Attachment) -> None:
+        self._metrics.sessions_closed_slow += 1
+        attachment.drop_answers()
+        self._close(
+            attachment,
+            wire.OVERLOADED,
+            f"the client left more than {self._limits.session_outgoing_bytes_max} bytes of answers untaken",
+        )
+
+    def _subtract(self, attachment: Attachment, count: int, size: int) -> None:
+        attachment.in_flight_operations -= count
+        self.in_flight_operations -= count
+        self.in_flight_bytes -= size
+
+    def _forget_in_flight(self, attachment: Attachment) -> None:
+        for count, size in attachment.in_flight.values():
+            self._subtract(attachment, count, size)
+        attachment.in_flight.clear()
+
+
+class SessionService:
+    """`Session.Attach` over gRPC, with the coders of the messages and nothing in between."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a `grpc.aio` server is given."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self._attach,
+            request_deserializer=wire.ClientFrame.FromString,
+            response_serializer=wire.ServerFrame.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler("synod.v1.Session", {"Attach": method})
+
+    async def _attach(self, _requests: Any, context: Any) -> None:
+        attachment = self._sessions.attach()
+        reader = asyncio.create_task(self._read(attachment, context))
+        try:
+            while (frame := await attachment.next_frame()) is not None:
+                await context.write(frame)
+        finally:
+            self._sessions.detach(attachment)
+            reader.cancel()
+            # A stream that broke is not worth a word; anything else that the reader met must not pass unseen.
+            with contextlib.suppress(asyncio.CancelledError, grpc.aio.UsageError, grpc.RpcError):
+                await reader
+
+    async def _read(self, attachment: Attachment, context: Any) -> None:
+        receive = self._sessions.receive
+        try:
+            while (frame := await context.read()) is not grpc.aio.EOF:
+                receive(attachment, frame)
+        except Exception as error:
+            # Whatever it is, the client is told that it was not the client's fault, and it is reported by the caller.
+            attachment.put_closing(wire.INTERNAL, f"the replica failed on a frame: {type(error).__name__}: {error}")
+            raise
+        finally:
+            # The client has hung up or the stream broke: the writer sends what is left and ends.
+            attachment.ended = True
+            attachment.wake()

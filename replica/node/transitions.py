@@ -1,0 +1,376 @@
+"""What changes where a replica stands: snapshots of its own, snapshots of others, the next epoch, joining.
+
+All of it follows one pattern. The long part (writing a snapshot, fetching one, building a state from it)
+runs beside the loop, on worker threads. Then the loop is brought to rest, the anchor is committed to the
+log, which is the one switch that a crash can see, and the coordinator is told. One transition at a time.
+
+The seal of an epoch occupies a position at which there is nothing to apply. The state is committed and
+snapshot *short* of it, because a state that stood at the seal before the anchor is durable would never meet
+the seal again after a crash; `align` takes the machine over it once the anchor is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from replica.consensus.interface import Frontier, Put, Reason, ReplicaId, Sealed, SnapshotUnavailable, SnapshotWish
+from replica.kv.layout import CorruptState
+from replica.kv.machine import StateMachine
+from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
+from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
+from replica.transport import SnapshotError, SnapshotQuery, SnapshotRefused, SnapshotSource, SnapshotUnserved
+
+from .errors import NodeFailure
+from .loop import covers
+
+if TYPE_CHECKING:
+    from .replica import Replica
+
+__all__ = ["SnapshotReport", "Transitions"]
+
+JOIN_PAUSE_S: Final = 0.5
+"""Between two rounds of asking the members whether this replica is one of them."""
+
+CATCH_UP_PAUSE_S: Final = 0.3
+"""How long a replica that hears of a later epoch waits for the seal to arrive by itself before it fetches a
+snapshot.
+"""
+
+STATE_COMMIT_OPERATIONS: Final = 50_000
+"""So many operations are committed to the state without waiting for the time to pass."""
+
+STATE_COMMIT_LATENESS: Final = 4
+"""A busy loop may put a commit of the state off up to so many times its interval."""
+
+
+class SnapshotReport(msgspec.Struct, frozen=True):
+    """What a snapshot came to."""
+
+    frontier: Frontier
+    bytes: int
+
+
+class Transitions:
+    """The transitions of one replica. Everything here runs on the event loop's thread unless it says
+    otherwise.
+    """
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._lock = asyncio.Lock()
+        self._fetching = False
+        self._wanted_epoch = 0
+        self._snapshot_due = False
+        self._snapshot_bytes_at = 0
+        self._uncommitted = 0
+        self._commit_timer: asyncio.TimerHandle | None = None
+        self._commit_delays = 0
+
+    # ------------------------------------------------------------------------------------------ state commits
+
+    def applied(self, operations: int) -> None:
+        """A turn has applied something: see that it is committed, and that the log does not grow without
+        end.
+        """
+        self._uncommitted += operations
+        if self._uncommitted >= STATE_COMMIT_OPERATIONS:
+            self.commit_state()
+        elif self._commit_timer is None:
+            interval = self._replica.config.storage.state_commit_ms / 1000
+            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
+        if not self._snapshot_due and self._is_snapshot_due():
+            self._snapshot_due = True
+            self._replica.spawn(self._take_due_snapshot())
+
+    def _commit_due(self) -> None:
+        self._commit_timer = None
+        replica = self._replica
+        if replica.loop.busy and self._commit_delays < STATE_COMMIT_LATENESS:
+            self._commit_delays += 1
+            interval = replica.config.storage.state_commit_ms / 1000
+            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
+            return
+        self.commit_state()
+
+    def commit_state(self) -> None:
+        """Commit what has been applied to the state environment."""
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = None
+        self._commit_delays = 0
+        self._uncommitted = 0
+        replica = self._replica
+        if replica.loop.halted:
+            return
+        try:
+            replica.machine.commit()
+        except StorageError as error:
+            replica.fail(error)
+            return
+        replica.metrics.state_commits += 1
+
+    # ------------------------------------------------------------------------------------------ own snapshots
+
+    def _is_snapshot_due(self) -> bool:
+        replica = self._replica
+        policy = replica.config.snapshot
+        applied, covered = replica.machine.applied, replica.coordinator.anchor.frontier
+        assert isinstance(covered, int), "snapshots by object are not taken by count"
+        if policy.every_positions and applied - covered >= policy.every_positions:
+            return True
+        written = replica.writer.statistics.bytes - self._snapshot_bytes_at
+        return bool(policy.every_bytes) and written >= policy.every_bytes
+
+    async def _take_due_snapshot(self) -> None:
+        try:
+            await self.take_snapshot()
+        except NodeFailure as error:
+            # The replica goes on with the snapshot that it has; the next one is due after as much again.
+            self._replica.log.warning("no snapshot", problem=str(error))
+        finally:
+            self._snapshot_bytes_at = self._replica.writer.statistics.bytes
+            self._snapshot_due = False
+
+    async def take_snapshot(self) -> SnapshotReport:
+        """Take a snapshot of the state as applied now, and let the protocol truncate its log behind it.
+
+        Raises `NodeFailure` when it cannot be written; the replica then goes on as before.
+        """
+        async with self._lock:
+            return await self._take_snapshot()
+
+    async def _take_snapshot(self) -> SnapshotReport:
+        replica = self._replica
+        coordinator, storage = replica.coordinator, replica.storage
+        if coordinator.sealed is not None:
+            raise NodeFailure("the epoch is being changed, which takes a snapshot by itself")
+        self.commit_state()
+        frontier = replica.machine.applied
+        task = storage.begin_snapshot(msgspec.structs.replace(coordinator.anchor, frontier=frontier))
+        try:
+            written = await asyncio.to_thread(task.write)
+        except (StorageError, OSError) as error:
+            raise NodeFailure(f"the snapshot cannot be written: {error}") from error
+        async with self._at_rest():
+            if coordinator.epoch != task.anchor.configuration.epoch or replica.loop.sealed:
+                storage.snapshots.path_of(task.anchor.snapshot).unlink(missing_ok=True)
+                raise NodeFailure("the epoch was changed meanwhile, which took a snapshot by itself")
+            await replica.loop.commit(coordinator.anchor_writes(task.anchor))
+            storage.snapshot_taken(task.anchor)
+            replica.loop.switch(task.anchor, installed=False)
+        replica.metrics.snapshots_taken += 1
+        replica.log.info("snapshot taken", frontier=frontier, bytes=written.bytes)
+        return SnapshotReport(frontier, written.bytes)
+
+    # ----------------------------------------------------------------------------------------- the next epoch
+
+    def sealed(self, sealed: Sealed) -> None:
+        """The protocol has reached the seal: everything before it has been applied."""
+        self._replica.spawn(self._follow_seal(sealed))
+
+    async def _follow_seal(self, sealed: Sealed) -> None:
+        replica = self._replica
+        async with self._lock:
+            coordinator = replica.coordinator
+            if coordinator.sealed is not sealed:
+                return  # a snapshot of a later epoch was installed meanwhile
+            replica.log.info("epoch sealed", epoch=coordinator.epoch, frontier=sealed.frontier)
+            self.commit_state()
+            task = replica.storage.begin_snapshot(coordinator.anchor_after_seal(""))
+            await asyncio.to_thread(task.write)
+            async with self._at_rest():
+                await replica.loop.commit(coordinator.anchor_writes(task.anchor))
+                replica.storage.snapshot_taken(task.anchor)
+                self._enter(task.anchor, installed=False)
+
+    def _enter(self, anchor: Anchor, *, installed: bool) -> None:
+        """``anchor`` is durable and of a later epoch, or installed: go on from it."""
+        replica = self._replica
+        later = anchor.configuration.epoch != replica.coordinator.epoch
+        if later:
+            replica.loop.forget_received()
+        if later or installed:
+            replica.sessions.lose_in_flight("the replica took over the state of another, or a new epoch began")
+            replica.loop.lose_detached(Reason.LOST)
+            replica.loop.lose_reads(Reason.SEALED)
+        self.align(anchor)
+        if later:
+            replica.prepare_epoch(anchor.configuration)
+        replica.loop.switch(anchor, installed=installed)
+        if later:
+            replica.enter_epoch()
+
+    def align(self, anchor: Anchor) -> None:
+        """Take the machine over the position of the seal, at which there is nothing to apply."""
+        machine = self._replica.machine
+        if anchor.frontier == anchor.base and machine.applied + 1 == anchor.base:
+            machine.advance(machine.applied + 1)
+
+    # ------------------------------------------------------------------------------------- snapshots of peers
+
+    def wished(self, wish: SnapshotWish) -> None:
+        """The protocol needs what has been discarded elsewhere."""
+        if not self._fetching:
+            self._fetching = True
+            self._replica.spawn(self._fulfil(wish))
+
+    async def _fulfil(self, wish: SnapshotWish) -> None:
+        replica = self._replica
+        try:
+            fetched = await self._fetch(wish.peer, wish.frontier, replica.coordinator.epoch)
+        finally:
+            self._fetching = False
+        if not fetched:
+            replica.loop.post(SnapshotUnavailable(wish.peer))
+
+    def later_epoch(self, peer: ReplicaId, epoch: int) -> None:
+        """``peer`` has gone on to a later epoch."""
+        if epoch > self._wanted_epoch and not self._fetching:
+            self._fetching = True
+            self._wanted_epoch = epoch
+            self._replica.spawn(self._catch_up(peer, epoch))
+
+    async def _catch_up(self, peer: ReplicaId, epoch: int) -> None:
+        replica = self._replica
+        try:
+            await asyncio.sleep(CATCH_UP_PAUSE_S)
+            async with self._lock:
+                pass  # a seal that is being followed is perhaps this one
+            if replica.coordinator.epoch < epoch:
+                await self._fetch(peer, 0, epoch)
+        finally:
+            self._fetching = False
+            self._wanted_epoch = 0  # the peer's next notice asks again, should it be needed
+
+    def join(self) -> None:
+        """Wait to be made a member: ask those named in the configuration until one sends a snapshot."""
+        self._replica.spawn(self._join())
+
+    async def _join(self) -> None:
+        replica = self._replica
+        peers = [member for member in replica.config.members if member.replica != replica.config.replica]
+        replica.transport.set_peers({member.replica: member.peer for member in peers})
+        replica.log.info("waiting to be made a member", asked=[member.replica for member in peers])
+        while replica.storage.anchor is None:
+            for member in peers:
+                if await self._fetch(member.replica, 0, 0):
+                    return
+            await asyncio.sleep(JOIN_PAUSE_S)
+
+    async def _fetch(self, peer: ReplicaId, frontier: Frontier, epoch: int) -> bool:
+        """Fetch a snapshot and install it. False when there is none to be had from that peer now."""
+        replica = self._replica
+        storage = replica.storage
+        receiver = storage.snapshots.receive()
+        try:
+            size = await replica.transport.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=receiver)
+            anchor = await asyncio.to_thread(receiver.finish, total_bytes=size)
+        except SnapshotRefused as error:
+            replica.log.debug("no snapshot from peer", peer=peer, problem=str(error))
+            return False
+        except (SnapshotError, CorruptSnapshot, StorageFull, WrongCluster, OSError) as error:
+            replica.log.warning("no snapshot from peer", peer=peer, problem=str(error))
+            return False
+        finally:
+            receiver.abandon()
+        async with self._lock:
+            return await self._install(anchor, size)
+
+    async def _install(self, anchor: Anchor, size: int) -> bool:
+        replica = self._replica
+        storage = replica.storage
+        if not self._is_news(anchor):
+            storage.snapshots.path_of(anchor.snapshot).unlink(missing_ok=True)
+            return True
+        try:
+            installation = await asyncio.to_thread(storage.prepare_installation, anchor)
+        except (CorruptSnapshot, StorageFull) as error:
+            replica.log.warning("snapshot not installed", problem=str(error))
+            storage.snapshots.path_of(anchor.snapshot).unlink(missing_ok=True)
+            return False
+        if storage.anchor is None:
+            # This replica joins: there is no loop yet that could be disturbed.
+            storage.log.commit([[Put(META_TABLE, ANCHOR_KEY, anchor)]])
+            self._take_over(storage.adopt(installation))
+            replica.log.info("joined", epoch=anchor.configuration.epoch, frontier=anchor.frontier, bytes=size)
+            replica.begin(anchor)
+            return True
+        async with self._at_rest():
+            if not self._is_news(anchor):
+                storage.discard(installation)
+                return True
+            await replica.loop.commit(replica.coordinator.anchor_writes(anchor))
+            self._take_over(storage.adopt(installation))
+            self._enter(anchor, installed=True)
+        replica.metrics.snapshots_installed += 1
+        replica.log.info("snapshot installed", epoch=anchor.configuration.epoch, frontier=anchor.frontier, bytes=size)
+        return True
+
+    def _take_over(self, store: Any) -> None:
+        """The machine goes on from the store of an installed snapshot."""
+        replica = self._replica
+        if self._commit_timer is not None:
+            self._commit_timer.cancel()
+            self._commit_timer = None
+        self._uncommitted = 0
+        try:
+            replica.take_over(StateMachine(store))
+        except CorruptState as error:
+            raise NodeFailure(f"the installed snapshot cannot be used: {error}") from error
+
+    def _is_news(self, anchor: Anchor) -> bool:
+        """Would the snapshot take this replica further than it is?"""
+        replica = self._replica
+        if replica.storage.anchor is None:
+            return anchor.configuration.member(replica.config.replica) is not None
+        epoch = replica.coordinator.epoch
+        if anchor.configuration.epoch != epoch:
+            return anchor.configuration.epoch > epoch
+        return not covers(replica.machine.applied, anchor.frontier)
+
+    # -------------------------------------------------------------------------------------- serving snapshots
+
+    async def serve(self, query: SnapshotQuery) -> SnapshotSource:
+        """A snapshot for a peer; one is taken when the last does not reach far enough. Raises
+        `SnapshotUnserved`.
+        """
+        replica = self._replica
+        storage = replica.storage
+        if storage.anchor is None:
+            raise SnapshotUnserved("this replica has no state itself yet", busy=True)
+        configuration = replica.coordinator.configuration
+        if configuration.member(query.replica) is None:
+            raise SnapshotUnserved(f"replica {query.replica} is not a member of epoch {configuration.epoch}")
+        known = storage.log.peer_disks.get(query.replica)
+        if known is not None and known != query.disk:
+            raise SnapshotUnserved(f"replica {query.replica} is on record with another disk")
+        if query.epoch > configuration.epoch:
+            raise SnapshotUnserved(f"this replica is in epoch {configuration.epoch} itself", busy=True)
+        anchor = replica.coordinator.anchor
+        if not anchor.snapshot or not covers(anchor.frontier, query.frontier):
+            if not covers(replica.machine.applied, query.frontier):
+                raise SnapshotUnserved(f"this replica has applied {replica.machine.applied} itself", busy=True)
+            try:
+                await self.take_snapshot()
+            except NodeFailure as error:
+                raise SnapshotUnserved(str(error), busy=True) from error
+        try:
+            return storage.snapshots.send(replica.coordinator.anchor.snapshot)
+        except CorruptSnapshot as error:
+            raise SnapshotUnserved(str(error), busy=True) from error
+
+    # ----------------------------------------------------------------------------------------------- internal
+
+    @contextlib.asynccontextmanager
+    async def _at_rest(self) -> Any:
+        """The loop steps no further and nothing is in flight."""
+        loop = self._replica.loop
+        await loop.quiesce()
+        try:
+            yield
+        finally:
+            loop.resume()
