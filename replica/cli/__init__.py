@@ -21,6 +21,8 @@ ENTRY_POINT_GROUP = "synod.commands"
 
 CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "format": "replica.cli.serve:format_command",
+        "serve": "replica.cli.serve:serve",
         "version": "replica.cli.version:version",
     }
 )
