@@ -23,6 +23,12 @@ _FULL_CODES: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _FULL_TEXTS: Final = tuple(os.strerror(code) for code in sorted(_FULL_CODES))
 
+_SHORT_WRITE: Final = os.strerror(errno.EIO)
+"""What LMDB also makes of a write that the kernel carried out in part, as it does when the file system fills up."""
+
+_FULL_BYTES: Final = 1 << 20
+"""With less than this left, a short write is put down to a full file system."""
+
 _DAMAGE: Final = (
     lmdb.CorruptedError,
     lmdb.InvalidError,
@@ -96,7 +102,7 @@ def explain(path: Path, error: lmdb.Error | OSError, doing: str) -> StorageError
         return StorageFull(
             f"{path}: can't {doing}: the reserved map is full; nothing of it was acknowledged; start with a larger map"
         )
-    if _is_full(error):
+    if _is_full(error) or (_SHORT_WRITE in str(error) and _free_bytes(path) < _FULL_BYTES):
         return StorageFull(
             f"{path}: can't {doing}: no space left ({error}); nothing of it was acknowledged; "
             "free space, then start again"
@@ -105,7 +111,7 @@ def explain(path: Path, error: lmdb.Error | OSError, doing: str) -> StorageError
         return CorruptStorage(f"{path}: can't {doing}: LMDB found damage ({error}); replace the replica")
     return SyncFailed(
         f"{path}: can't {doing} ({error}); nothing of it was acknowledged, what the disk holds of it is unknown; it is "
-        "not tried again: check the disk, then start the replica"
+        "not tried again: check the disk (and quotas), then start the replica"
     )
 
 
@@ -114,3 +120,8 @@ def _is_full(error: lmdb.Error | OSError) -> bool:
         return error.errno in _FULL_CODES
     # The binding keeps the system's text, not its code.
     return isinstance(error, lmdb.DiskError) or any(text in str(error) for text in _FULL_TEXTS)
+
+
+def _free_bytes(path: Path) -> int:
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize
