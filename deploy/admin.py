@@ -1,0 +1,82 @@
+"""Asks one replica's admin service, synchronously: what drivers and commands need of a running replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from replica.wire.v1 import admin_pb2, admin_pb2_grpc
+
+TIMEOUT_S = 5.0
+
+
+class AdminError(Exception):
+    """A replica refused or did not answer. ``unreachable`` tells the two apart."""
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
+
+
+@contextmanager
+def _stub(address: str) -> Iterator[admin_pb2_grpc.AdminStub]:
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield admin_pb2_grpc.AdminStub(channel)
+
+
+def _call(
+    address: str, method: Callable[[admin_pb2_grpc.AdminStub], Callable[..., Any]], request: Any, t: float
+) -> Any:
+    with _stub(address) as stub:
+        try:
+            return method(stub)(request, timeout=t)
+        except grpc.RpcError as error:
+            code = error.code()
+            unreachable = code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+            text = error.details() or code.name
+            raise AdminError(
+                f"replica at {address} {'does not answer' if unreachable else 'refused'}: {text}",
+                unreachable=unreachable,
+            ) from None
+
+
+def status(address: str, *, timeout_s: float = TIMEOUT_S) -> admin_pb2.StatusReply:
+    """The replica's account of itself. Raises `AdminError`."""
+    reply: admin_pb2.StatusReply = _call(address, lambda stub: stub.Status, admin_pb2.StatusRequest(), timeout_s)
+    return reply
+
+
+def digest(address: str, at_least: int, *, timeout_s: float = 30.0) -> admin_pb2.DigestReply:
+    """Digest of the state once ``at_least`` has been applied. Raises `AdminError`."""
+    request = admin_pb2.DigestRequest(at_least=at_least, timeout_s=timeout_s)
+    reply: admin_pb2.DigestReply = _call(address, lambda stub: stub.Digest, request, timeout_s + TIMEOUT_S)
+    return reply
+
+
+def take_snapshot(address: str, *, timeout_s: float = 120.0) -> admin_pb2.TakeSnapshotReply:
+    """Snapshot and truncate now. Raises `AdminError`."""
+    reply: admin_pb2.TakeSnapshotReply = _call(
+        address, lambda stub: stub.TakeSnapshot, admin_pb2.TakeSnapshotRequest(), timeout_s
+    )
+    return reply
+
+
+def replace_member(
+    address: str, request: admin_pb2.ReplaceMemberRequest, *, timeout_s: float = 30.0
+) -> admin_pb2.ReplaceMemberReply:
+    """Ask the leader for a configuration with another member. Raises `AdminError`."""
+    reply: admin_pb2.ReplaceMemberReply = _call(address, lambda stub: stub.ReplaceMember, request, timeout_s)
+    return reply
+
+
+def hand_over(address: str, successor: int = 0) -> None:
+    """Ask the leader to give up leadership. Raises `AdminError`."""
+    _call(address, lambda stub: stub.Yield, admin_pb2.YieldRequest(successor=successor), TIMEOUT_S)
+
+
+def inject_faults(address: str, request: admin_pb2.InjectFaultsRequest) -> None:
+    """Set faults. Raises `AdminError` where the replica was started without them."""
+    _call(address, lambda stub: stub.InjectFaults, request, TIMEOUT_S)

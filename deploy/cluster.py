@@ -1,0 +1,430 @@
+"""A cluster that lives in a folder: brought up, looked at, disturbed, repaired, taken down.
+
+Every method that changes something saves the layout, so that the next command (or a person) finds the cluster as it
+is. Methods raise `ClusterError` with one clear line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from deploy import admin
+from deploy.drivers import DriverError, find_driver
+from deploy.layout import FILE_NAME, ClusterLayout, LayoutError, ReplicaLayout, load, save
+from deploy.topology import TopologyError, load_topology
+from replica.consensus.interface import ConfigurationError
+from replica.wire.v1 import admin_pb2
+
+HOST = "127.0.0.1"
+BASE_PORT = 7001
+PEER_PORT_OFFSET = 100
+METRICS_PORT_OFFSET = 200
+READY_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 15.0
+POLL_S = 0.05
+
+
+class ClusterError(Exception):
+    """What went wrong, and what to do."""
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except (LayoutError, DriverError, TopologyError, ConfigurationError, admin.AdminError) as error:
+        raise ClusterError(str(error)) from error
+
+
+class ReplicaStatus(msgspec.Struct, kw_only=True):
+    """What `Cluster.status` tells of one replica. ``problem`` says why it is not ready, in words."""
+
+    replica: int
+    running: bool
+    client: str
+    peer: str
+    region: str = ""
+    ready: bool = False
+    role: str = ""
+    leader: int = 0
+    epoch: int = 0
+    ballot: str = ""
+    applied: int = 0
+    decided: int = 0
+    revision: int = 0
+    disk: str = ""
+    sync_mode: str = ""
+    durability: str = ""
+    snapshot_frontier: int = 0
+    log_first: int = 0
+    problem: str = ""
+
+
+class Cluster:
+    """One cluster and its driver."""
+
+    def __init__(self, folder: Path, layout: ClusterLayout) -> None:
+        self.folder = folder
+        self.layout = layout
+        with _one_line():
+            self._driver = find_driver(layout.driver)
+
+    # ------------------------------------------------------------------------------------------------------- making
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Cluster:
+        """The cluster in ``folder``."""
+        with _one_line():
+            return cls(Path(folder), load(Path(folder)))
+
+    @classmethod
+    def exists(cls, folder: str | Path) -> bool:
+        """Does the folder hold a cluster?"""
+        return (Path(folder) / FILE_NAME).exists()
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        *,
+        replicas: int = 3,
+        protocol: str = "multipaxos",
+        options: dict[str, int | float | str | bool] | None = None,
+        driver: str = "process",
+        topology: str = "",
+        base_port: int = BASE_PORT,
+        node: dict[str, Any] | None = None,
+        metrics: bool = False,
+    ) -> Cluster:
+        """Describe a new cluster; nothing is started.
+
+        ``base_port`` is the first client port (peers listen 100 above, metrics 200 above); 0 takes free ports.
+        ``node`` holds further fields of every replica's configuration. The whole configuration is validated here, so
+        that a mistake is one line and not a process that dies.
+        """
+        folder = Path(folder)
+        if cls.exists(folder):
+            raise ClusterError(f"{folder} holds a cluster already: `synod cluster up` without options resumes it")
+        if replicas < 1:
+            raise ClusterError(f"replicas: {replicas} is not a positive number")
+        node = dict(node or {})
+        with _one_line():
+            shape = load_topology(topology) if topology else None
+            if shape is not None and len(shape.regions.names) > 1:
+                node["enable_fault_injection"] = True  # the delays of the topology are link faults
+        ports = _free_ports(3 * replicas) if base_port == 0 else []
+        layout = ClusterLayout(
+            cluster=uuid.uuid4().hex,
+            driver=driver,
+            protocol=protocol,
+            options=dict(options or {}),
+            topology=topology,
+            node=node,
+            last_replica=replicas,
+        )
+        for index in range(replicas):
+            client, peer, exposition = (
+                ports[3 * index : 3 * index + 3]
+                if ports
+                else (base_port + index, base_port + PEER_PORT_OFFSET + index, base_port + METRICS_PORT_OFFSET + index)
+            )
+            layout.replicas.append(
+                ReplicaLayout(
+                    replica=index + 1,
+                    client=f"{HOST}:{client}",
+                    peer=f"{HOST}:{peer}",
+                    metrics=f"{HOST}:{exposition}" if metrics else "",
+                    region=shape.region_of(index) if shape else "",
+                )
+            )
+        cluster = cls(folder, layout)
+        cluster._validate()
+        with _one_line():
+            save(folder, layout)
+        return cluster
+
+    def _validate(self) -> None:
+        """Let the reader of the replicas' configuration judge it before anything is started."""
+        from replica.node.config import load_config
+
+        from deploy.node_config import render
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for replica in self.layout.replicas:
+            path = self.folder / f".check-{replica.replica}.toml"
+            path.write_text(render(self.layout, replica, data=self.folder / "data"))
+            try:
+                with _one_line():
+                    load_config(path)
+            finally:
+                path.unlink()
+
+    # --------------------------------------------------------------------------------------------------- whole cluster
+
+    @property
+    def endpoints(self) -> list[str]:
+        """The client addresses of all replicas."""
+        return [replica.client for replica in self.layout.replicas]
+
+    def up(self, *, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Start every replica that is not running; with ``wait``, return once all of them serve."""
+        for replica in self.layout.replicas:
+            if not self._driver.alive(self.folder, replica):
+                self._start(replica)
+        if wait:
+            self.wait_ready(timeout_s=timeout_s)
+            self.apply_topology()
+
+    def down(self, *, timeout_s: float = STOP_TIMEOUT_S) -> list[int]:
+        """Shut every replica down, all at once; returns those that had to be killed. The data stays."""
+        killed = [replica.replica for replica in self.layout.replicas if not self._stop(replica, timeout_s)]
+        self._save()
+        return killed
+
+    def remove(self) -> None:
+        """Delete the folder, data included. Raises unless everything is down."""
+        running = [str(r.replica) for r in self.layout.replicas if self._driver.alive(self.folder, r)]
+        if running:
+            raise ClusterError(f"replicas {', '.join(running)} are running: take the cluster down first")
+        shutil.rmtree(self.folder)
+
+    def status(self) -> list[ReplicaStatus]:
+        """One entry a replica, running or not."""
+        return [self._status(replica) for replica in self.layout.replicas]
+
+    def leader(self) -> int | None:
+        """The replica that says that it leads, the latest epoch and ballot first; None when none does."""
+        leading = [s for s in self.status() if s.ready and s.leader == s.replica]
+        return max(leading, key=lambda s: (s.epoch, s.decided)).replica if leading else None
+
+    def wait_ready(
+        self, replicas: Sequence[int] | None = None, *, timeout_s: float = READY_TIMEOUT_S
+    ) -> list[ReplicaStatus]:
+        """Wait until these replicas (all, by default) serve. A replica that dies meanwhile ends the wait at once."""
+        wanted = set(replicas) if replicas is not None else {r.replica for r in self.layout.replicas}
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found = [s for s in self.status() if s.replica in wanted]
+            dead = [s for s in found if not s.running]
+            if dead:
+                raise ClusterError("; ".join(self._obituary(s.replica) for s in dead))
+            if all(s.ready for s in found):
+                return found
+            if time.monotonic() > deadline:
+                late = "; ".join(f"replica {s.replica}: {s.problem or 'not ready'}" for s in found if not s.ready)
+                raise ClusterError(f"not ready after {timeout_s:g} s: {late}")
+            time.sleep(POLL_S)
+
+    def apply_topology(self) -> None:
+        """Give the links between replicas the delays of the topology (half a round trip each way)."""
+        if not self.layout.topology:
+            return
+        with _one_line():
+            topology = load_topology(self.layout.topology)
+            if len(topology.regions.names) == 1:
+                return
+            for one in self.layout.replicas:
+                faults = admin_pb2.InjectFaultsRequest()
+                for other in self.layout.replicas:
+                    if other.replica != one.replica:
+                        apart = one.region != other.region
+                        faults.links.add(
+                            peer=other.replica,
+                            delay_ms=topology.round_trip(one.region, other.region) / 2,
+                            jitter_ms=topology.link.jitter_ms if apart else 0.0,
+                            loss=topology.link.loss if apart else 0.0,
+                        )
+                admin.inject_faults(one.client, faults)
+
+    # ----------------------------------------------------------------------------------------------------- one replica
+
+    def start(self, replica: int, *, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Start one replica."""
+        with _one_line():
+            entry = self.layout.replica(replica)
+        self._start(entry)
+        if wait:
+            self.wait_ready([replica], timeout_s=timeout_s)
+
+    def stop(self, replica: int, *, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+        """Shut one replica down; False when it had to be killed."""
+        with _one_line():
+            entry = self.layout.replica(replica)
+        clean = self._stop(entry, timeout_s)
+        self._save()
+        return clean
+
+    def kill(self, replica: int) -> None:
+        """``kill -9``."""
+        with _one_line():
+            self._driver.kill(self.folder, self.layout.replica(replica))
+        self._save()
+
+    def pause(self, replica: int) -> None:
+        """Take the replica's processor away."""
+        with _one_line():
+            self._driver.pause(self.folder, self.layout.replica(replica))
+
+    def resume(self, replica: int) -> None:
+        """Undo `pause`."""
+        with _one_line():
+            self._driver.resume(self.folder, self.layout.replica(replica))
+
+    def restart(self, replica: int, *, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Shut one replica down if it runs, and start it again from its data."""
+        self.stop(replica)
+        self.start(replica, wait=wait, timeout_s=timeout_s)
+
+    def log_tail(self, replica: int, lines: int = 20) -> list[str]:
+        """The last lines that the replica printed."""
+        with _one_line():
+            return self._driver.log_tail(self.folder, self.layout.replica(replica), lines)
+
+    def replace(self, old: int, new: int | None = None, *, timeout_s: float = READY_TIMEOUT_S) -> int:
+        """Put a new replica in the place of ``old`` while the cluster works; returns its id.
+
+        The new one starts empty, the leader decides the next configuration, the new one fetches the state and votes
+        once its peers have taken its disk on record. The old one is stopped once it is no longer a member. If the
+        change is refused or not confirmed, the new replica is stopped again and the layout keeps the old one.
+        """
+        with _one_line():
+            leaving = self.layout.replica(old)
+        new = self.layout.last_replica + 1 if new is None else new
+        if new <= self.layout.last_replica:
+            raise ClusterError(
+                f"replica id {new} was given before (the next free one is {self.layout.last_replica + 1})"
+            )
+        leader = self.leader()
+        if leader is None:
+            raise ClusterError("no replica leads at the moment, so that no change can be decided: nothing was changed")
+        client, peer = _free_ports(2)
+        entry = ReplicaLayout(
+            replica=new,
+            client=f"{HOST}:{client}",
+            peer=f"{HOST}:{peer}",
+            region=leaving.region,
+            zone=leaving.zone,
+            joining=True,
+        )
+        position = self.layout.replicas.index(leaving)
+        self.layout.last_replica = new
+        self.layout.replicas.append(entry)  # so that its configuration names everybody
+        self._start(entry)
+        request = admin_pb2.ReplaceMemberRequest(
+            remove=old,
+            add=new,
+            peer_address=entry.peer,
+            client_address=entry.client,
+            region=entry.region,
+            zone=entry.zone,
+        )
+        try:
+            self._decide(request, timeout_s)
+        except ClusterError:
+            self._stop(entry, STOP_TIMEOUT_S)
+            self.layout.replicas.remove(entry)
+            self._save()
+            raise
+        self.layout.replicas.remove(entry)
+        self.layout.replicas[position] = entry
+        self._save()
+        self.wait_ready([new], timeout_s=timeout_s)
+        with _one_line():
+            if self._driver.alive(self.folder, leaving):
+                self._driver.stop(self.folder, leaving, STOP_TIMEOUT_S)
+        return new
+
+    def _decide(self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float) -> None:
+        """Have the leader of the moment decide the change; ask again while that is safe."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            leader = self.leader()
+            try:
+                if leader is None:
+                    raise admin.AdminError("no replica leads at the moment", unreachable=True)
+                admin.replace_member(self.layout.replica(leader).client, request)
+                return
+            except admin.AdminError as error:
+                # Asking again is safe: a change that was made already is refused or answered as done, and the
+                # membership, not the answer, is what counts.
+                if self._is_member(request.add):
+                    return
+                if not error.unreachable or time.monotonic() > deadline:
+                    raise ClusterError(f"{error}: replica {request.remove} is still a member") from None
+            time.sleep(POLL_S)
+
+    def _is_member(self, replica: int) -> bool:
+        for entry in self.layout.replicas:
+            try:
+                reply = admin.status(entry.client)
+            except admin.AdminError:
+                continue
+            if entry.replica != replica and any(member.replica == replica for member in reply.members):
+                return True
+        return False
+
+    # -------------------------------------------------------------------------------------------------------- internal
+
+    def _start(self, replica: ReplicaLayout) -> None:
+        with _one_line():
+            self._driver.start(self.folder, self.layout, replica)
+        self._save()
+
+    def _stop(self, replica: ReplicaLayout, timeout_s: float) -> bool:
+        with _one_line():
+            return self._driver.stop(self.folder, replica, timeout_s)
+
+    def _save(self) -> None:
+        with _one_line():
+            save(self.folder, self.layout)
+
+    def _status(self, replica: ReplicaLayout) -> ReplicaStatus:
+        found = ReplicaStatus(
+            replica=replica.replica,
+            running=self._driver.alive(self.folder, replica),
+            client=replica.client,
+            peer=replica.peer,
+            region=replica.region,
+        )
+        if not found.running:
+            found.problem = "not running"
+            return found
+        try:
+            reply = admin.status(replica.client, timeout_s=2.0)
+        except admin.AdminError as error:
+            found.problem = str(error)
+            return found
+        if (reply.cluster, reply.replica) != (self.layout.cluster, replica.replica):
+            found.problem = f"{replica.client} is answered by replica {reply.replica} of cluster {reply.cluster}"
+            return found
+        for name in (*found.__struct_fields__[5:],):
+            setattr(found, name, getattr(reply, name))
+        return found
+
+    def _obituary(self, replica: int) -> str:
+        lines = [line for line in self.log_tail(replica, 5) if line.strip()]
+        return f"replica {replica} is not running; its last line: {lines[-1] if lines else '(it printed nothing)'}"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def default_folder() -> Path:
+    """Where a cluster lives unless told otherwise: ``SYNOD_CLUSTER``, else ``data/cluster`` below this folder."""
+    return Path(os.environ.get("SYNOD_CLUSTER") or "data/cluster")

@@ -1,0 +1,86 @@
+"""What a cluster folder says about its cluster: one JSON file, replaced atomically.
+
+The file describes what was asked for and where it runs; it holds nothing that a replica's own data folder does not
+know better. Membership is decided by the replicas; `Cluster.replace` follows it here.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+FILE_NAME = "cluster.json"
+FORMAT = 1
+
+
+class LayoutError(Exception):
+    """The folder holds no cluster, or one that can't be read."""
+
+
+class ReplicaLayout(msgspec.Struct, kw_only=True):
+    """One replica: where it lies and how it is reached."""
+
+    replica: int
+    peer: str
+    client: str
+    metrics: str = ""
+    region: str = ""
+    zone: str = ""
+    formatted: bool = False
+    """Its data folder has been formatted once. It is never formatted again: a wiped folder is a new replica."""
+    joining: bool = False
+    """It was added to a running cluster, and not at the start."""
+    process: int = 0
+    """Process id under the process driver; 0 when it was not started or has been stopped."""
+
+
+class ClusterLayout(msgspec.Struct, kw_only=True):
+    """A cluster. ``node`` holds further fields of the replicas' configuration, as TOML would nest them."""
+
+    format: int = FORMAT
+    cluster: str
+    driver: str
+    protocol: str
+    options: dict[str, int | float | str | bool] = {}
+    topology: str = ""
+    node: dict[str, Any] = {}
+    replicas: list[ReplicaLayout] = []
+    last_replica: int = 0
+    """The highest id ever given: ids are not used twice."""
+
+    def replica(self, replica: int) -> ReplicaLayout:
+        """The replica of that id. Raises `LayoutError`."""
+        for entry in self.replicas:
+            if entry.replica == replica:
+                return entry
+        known = ", ".join(str(entry.replica) for entry in self.replicas)
+        raise LayoutError(f"there is no replica {replica} in this cluster (there are: {known})")
+
+
+def load(folder: Path) -> ClusterLayout:
+    """Read the description of the cluster in ``folder``. Raises `LayoutError`."""
+    path = folder / FILE_NAME
+    try:
+        layout = msgspec.json.decode(path.read_bytes(), type=ClusterLayout)
+    except FileNotFoundError:
+        raise LayoutError(f"{folder} holds no cluster (no {FILE_NAME}): start one with `synod cluster up`") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise LayoutError(f"{path} cannot be read: {error}") from None
+    if layout.format > FORMAT:
+        raise LayoutError(f"{path} was written by a newer release (format {layout.format}, known: {FORMAT})")
+    return layout
+
+
+def save(folder: Path, layout: ClusterLayout) -> None:
+    """Write the description, durably and at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE_NAME
+    staged = path.with_suffix(".tmp")
+    with staged.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(layout), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
