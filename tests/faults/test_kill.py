@@ -1,0 +1,117 @@
+"""``kill -9`` under load: what was acknowledged is there, and everything took effect once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from bench.increments import Audit, Outcome, audit, longest_gap
+from deploy import Cluster, admin
+from replica.client import connect_async
+from tests.support.load import IncrementClient
+
+IN_FLIGHT = 64
+CLIENTS = ("one", "two")
+ACKNOWLEDGED_BETWEEN_KILLS = 1_000
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    found = Cluster.create(tmp_path / "cluster", replicas=3, base_port=0)
+    try:
+        found.up()
+        yield found
+    finally:
+        found.down(timeout_s=5.0)
+
+
+def kill_leader(cluster: Cluster, randomness: random.Random) -> list[int]:
+    """Kill whoever leads; returns the victims."""
+    while (leader := cluster.leader()) is None:
+        time.sleep(0.02)
+    cluster.kill(leader)
+    return [leader]
+
+
+def kill_everyone(cluster: Cluster, randomness: random.Random) -> list[int]:
+    """Kill all replicas, in random order, as close together as can be."""
+    victims = [replica.replica for replica in cluster.layout.replicas]
+    randomness.shuffle(victims)
+    for victim in victims:
+        cluster.kill(victim)
+    return victims
+
+
+def run_kills(cluster: Cluster, kills: int, strike: object, seed: int) -> tuple[list[Outcome], list[float]]:
+    """Load from two processes, ``kills`` strikes at random moments, each after further acknowledgements.
+
+    Returns what the clients know, and the length of the gap after each strike in seconds.
+    """
+    randomness = random.Random(seed)
+    strikes = []
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(IncrementClient(cluster, name, in_flight=IN_FLIGHT // len(CLIENTS)))
+            for name in CLIENTS
+        ]
+        for _ in range(kills):
+            before = sum(client.acknowledged for client in clients)
+            extra = randomness.randrange(ACKNOWLEDGED_BETWEEN_KILLS // 2)
+            while sum(client.acknowledged for client in clients) < before + ACKNOWLEDGED_BETWEEN_KILLS + extra:
+                for client in clients:
+                    client.wait_acknowledged(client.acknowledged + 1)
+            time.sleep(randomness.uniform(0, 0.05))  # the moment within a turn is to be anywhere
+            strikes.append(time.monotonic())
+            for victim in strike(cluster, randomness):  # type: ignore[operator]
+                cluster.start(victim, wait=False)
+        cluster.wait_ready()
+        after = sum(client.acknowledged for client in clients)
+        while sum(client.acknowledged for client in clients) < after + ACKNOWLEDGED_BETWEEN_KILLS:
+            for client in clients:
+                client.wait_acknowledged(client.acknowledged + 1)
+        outcomes = [client.finish() for client in clients]
+    times = [t for outcome in outcomes for t in outcome.times]
+    end = max(times)
+    gaps = [longest_gap(times, begin, following) for begin, following in zip(strikes, [*strikes[1:], end], strict=True)]
+    return outcomes, gaps
+
+
+def verify(cluster: Cluster, outcomes: list[Outcome], gaps: list[float]) -> Audit:
+    """The store agrees with the clients, and the replicas with each other."""
+
+    async def read_back() -> Audit:
+        async with await connect_async(",".join(cluster.endpoints)) as store:
+            return await audit(store, outcomes)
+
+    found = asyncio.run(read_back())
+    shown = " ".join(f"{gap * 1e3:.0f}" for gap in gaps)
+    print(f"\n{found.acknowledged} acknowledged, {found.unknown} unknown, total {found.total}; gaps in ms: {shown}")
+    assert not found.lost
+    assert not found.resurrected
+    assert not found.duplicated
+    assert not found.problems
+    assert found.acknowledged >= ACKNOWLEDGED_BETWEEN_KILLS * len(gaps)
+    frontier = max(status.applied for status in cluster.wait_ready())
+    digests = {admin.digest(endpoint, frontier).digest for endpoint in cluster.endpoints}
+    assert len(digests) == 1
+    return found
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+def test_nothing_acknowledged_is_lost_when_the_leader_is_killed_again_and_again(cluster: Cluster, kills: int) -> None:
+    outcomes, gaps = run_kills(cluster, kills, kill_leader, seed=kills)
+    verify(cluster, outcomes, gaps)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.timeout(600)
+def test_nothing_acknowledged_is_lost_when_all_replicas_are_killed_at_once(cluster: Cluster, kills: int) -> None:
+    outcomes, gaps = run_kills(cluster, kills, kill_everyone, seed=kills)
+    verify(cluster, outcomes, gaps)
