@@ -61,20 +61,25 @@ async def _with_cluster(cluster: Cluster, store: AsyncStore, seconds: float) -> 
     end = time.monotonic()
     found = await audit(store, [outcome])
     digests = await asyncio.to_thread(_digests, cluster)
-    _report(outcome, found, digests, leader, begin, killed_at, end)
+    _report(outcome, found, digests, leader=leader, begin=begin, killed_at=killed_at, end=end)
     return found.clean and len(set(digests.values())) == 1
 
 
 def _digests(cluster: Cluster) -> dict[int, str]:
     """Each replica's digest of its state, at the same frontier (nothing is written any more)."""
     frontier = max(status.applied for status in cluster.status())
-    return {
-        replica.replica: admin.digest(replica.client, frontier).digest[:16] for replica in cluster.layout.replicas
-    }
+    return {replica.replica: admin.digest(replica.client, frontier).digest[:16] for replica in cluster.layout.replicas}
 
 
 def _report(
-    outcome: Outcome, found: Audit, digests: dict[int, str], leader: int, begin: float, killed_at: float, end: float
+    outcome: Outcome,
+    found: Audit,
+    digests: dict[int, str],
+    *,
+    leader: int,
+    begin: float,
+    killed_at: float,
+    end: float,
 ) -> None:
     before = sum(1 for t in outcome.times if t < killed_at)
     gap = longest_gap(outcome.times, killed_at - WINDOW_S, end)

@@ -22,6 +22,7 @@ import contextlib
 import json
 import sys
 import time
+from itertools import pairwise
 from typing import TextIO
 
 import msgspec
@@ -68,7 +69,7 @@ class Audit(msgspec.Struct):
 def longest_gap(times: list[float], begin: float, end: float) -> float:
     """The longest time within ``[begin, end]`` without an acknowledgement, in seconds."""
     inside = [begin, *(t for t in sorted(times) if begin <= t <= end), end]
-    return max(later - earlier for earlier, later in zip(inside, inside[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(inside))
 
 
 def marker(client: str, number: int) -> bytes:
@@ -120,7 +121,7 @@ async def run_increments(
                 outcome.acknowledged.append(number)
                 outcome.times.append(time.monotonic())
                 if record is not None:
-                    record.write('{"acknowledged":%d}\n' % number)
+                    record.write(f'{{"acknowledged":{number}}}\n')
                     record.flush()
 
     await asyncio.gather(*(worker() for _ in range(in_flight)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -57,8 +58,7 @@ def run_kills(cluster: Cluster, kills: int, strike: object, seed: int) -> tuple[
     strikes = []
     with ExitStack() as stack:
         clients = [
-            stack.enter_context(IncrementClient(cluster, name, in_flight=IN_FLIGHT // len(CLIENTS)))
-            for name in CLIENTS
+            stack.enter_context(IncrementClient(cluster, name, in_flight=IN_FLIGHT // len(CLIENTS))) for name in CLIENTS
         ]
         for _ in range(kills):
             before = sum(client.acknowledged for client in clients)
@@ -91,7 +91,9 @@ def verify(cluster: Cluster, outcomes: list[Outcome], gaps: list[float]) -> Audi
 
     found = asyncio.run(read_back())
     shown = " ".join(f"{gap * 1e3:.0f}" for gap in gaps)
-    print(f"\n{found.acknowledged} acknowledged, {found.unknown} unknown, total {found.total}; gaps in ms: {shown}")
+    sys.stdout.write(
+        f"\n{found.acknowledged} acknowledged, {found.unknown} unknown, total {found.total}; gaps in ms: {shown}\n"
+    )
     assert not found.lost
     assert not found.resurrected
     assert not found.duplicated

@@ -71,11 +71,11 @@ def test_a_wiped_disk_is_refused_under_its_old_id_and_replaced_with_one_call(clu
         cluster.kill(victim)
         shutil.rmtree(cluster.folder.resolve() / f"replica-{victim}" / "data")
 
-        with pytest.raises(ClusterError, match="not formatted|no data"):
+        with pytest.raises(ClusterError, match=r"not formatted|no data"):
             cluster.start(victim)
 
         layout.formatted = False  # whoever formats it again by hand gets no further
-        with pytest.raises(ClusterError, match="different disk|another disk|other disk"):
+        with pytest.raises(ClusterError, match=r"different disk|another disk|other disk"):
             cluster.start(victim)
 
         client.wait_acknowledged(client.acknowledged + 200)

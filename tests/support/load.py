@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from types import TracebackType
+from typing import Self
 
 import msgspec
 
@@ -36,7 +37,7 @@ class IncrementClient:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def __enter__(self) -> IncrementClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,0 +1,63 @@
+"""Runs inside the emulated machine: a three-replica cluster on the machine's disk, and a load until the power goes.
+
+    python -m tests.faults.guest_cluster BOOT DURABILITY EXPECTATIONS
+
+brings the cluster in ``/data/cluster`` up (creating it at the first boot), audits what earlier boots were told
+(``EXPECTATIONS``: a JSON file with their outcomes), prints ``{"audit": …}``, and then loads it as client ``boot-N``,
+printing every acknowledgement as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bench.increments import Outcome, audit, run, run_increments
+from deploy import Cluster, ClusterError
+from replica.client import connect_async
+
+FOLDER = Path("/data/cluster")
+IN_FLIGHT = 32
+READY_TIMEOUT_S = 240.0
+OPERATION_TIMEOUT_S = 120.0
+SLOW_MACHINE = {"heartbeat_s": 0.5, "election_timeout_min_s": 5.0, "election_timeout_max_s": 10.0}
+"""The emulated processor is an order of magnitude slower than a real one."""
+
+
+def report(value: object) -> None:
+    """One line, in one write: the record survives the machine."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+async def main(boot: int, durability: str, expectations: Path) -> None:
+    """See the module's text."""
+    outcomes = msgspec.json.decode(expectations.read_bytes(), type=list[Outcome])
+    if Cluster.exists(FOLDER):
+        cluster = Cluster.open(FOLDER)
+    else:
+        cluster = Cluster.create(
+            FOLDER, base_port=0, options=dict(SLOW_MACHINE), node={"durability": durability, "sync_mode": "inline"}
+        )
+    try:
+        cluster.up(timeout_s=READY_TIMEOUT_S)
+    except ClusterError as error:
+        report({"failed": str(error)})
+        return
+    async with await connect_async(",".join(cluster.endpoints)) as store:
+        report({"audit": await audit(store, outcomes)})
+        await run_increments(
+            store,
+            f"boot-{boot}",
+            in_flight=IN_FLIGHT,
+            stop=asyncio.Event(),
+            record=sys.stdout,
+            timeout_s=OPERATION_TIMEOUT_S,
+        )
+
+
+if __name__ == "__main__":
+    run(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
