@@ -33,9 +33,8 @@ def report(value: object) -> None:
     sys.stdout.flush()
 
 
-async def main(boot: int, durability: str, expectations: Path) -> None:
+async def main(boot: int, durability: str, outcomes: list[Outcome]) -> None:
     """See the module's text."""
-    outcomes = msgspec.json.decode(expectations.read_bytes(), type=list[Outcome])
     if Cluster.exists(FOLDER):
         cluster = Cluster.open(FOLDER)
     else:
@@ -60,4 +59,5 @@ async def main(boot: int, durability: str, expectations: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])))
+    expected = msgspec.json.decode(Path(sys.argv[3]).read_bytes(), type=list[Outcome])
+    run(main(int(sys.argv[1]), sys.argv[2], expected))
