@@ -36,7 +36,7 @@ async def demo(folder: Path, *, protocol: str, seconds: float) -> bool:
     try:
         await asyncio.to_thread(cluster.up)
         say(f"Ready: {', '.join(cluster.endpoints)} (every acknowledged write is synced on a majority)")
-        async with await connect_async(",".join(cluster.endpoints)) as store:
+        async with connect_async(",".join(cluster.endpoints)) as store:
             return await _with_cluster(cluster, store, seconds)
     finally:
         await asyncio.to_thread(cluster.down)

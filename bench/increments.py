@@ -111,7 +111,7 @@ async def run_increments(
             number = begun
             operation = increment(client, number)
             try:
-                await store.transaction(operation.conditions, operation.then, operation.otherwise, timeout=timeout_s)
+                await store.transaction(operation.conditions, operation.then, operation.otherwise, timeout_s=timeout_s)
             except Indefinite:
                 outcome.unknown.append(number)
             except NotCommitted:
@@ -184,7 +184,7 @@ async def _main(options: argparse.Namespace) -> None:
         stop.set()
 
     watcher = asyncio.create_task(wait_for_end_of_input())
-    async with await connect_async(options.endpoints) as store:
+    async with connect_async(options.endpoints) as store:
         outcome = await run_increments(
             store,
             options.client,

@@ -155,9 +155,8 @@ class Cluster:
 
     def _validate(self) -> None:
         """Let the reader of the replicas' configuration judge it before anything is started."""
-        from replica.node.config import load_config
-
         from deploy.node_config import render
+        from replica.node.config import load_config
 
         self.folder.mkdir(parents=True, exist_ok=True)
         for replica in self.layout.replicas:

@@ -46,7 +46,7 @@ async def main(boot: int, durability: str, outcomes: list[Outcome]) -> None:
     except ClusterError as error:
         report({"failed": str(error)})
         return
-    async with await connect_async(",".join(cluster.endpoints)) as store:
+    async with connect_async(",".join(cluster.endpoints)) as store:
         report({"audit": await audit(store, outcomes)})
         await run_increments(
             store,

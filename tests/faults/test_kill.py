@@ -86,7 +86,7 @@ def verify(cluster: Cluster, outcomes: list[Outcome], gaps: list[float]) -> Audi
     """The store agrees with the clients, and the replicas with each other."""
 
     async def read_back() -> Audit:
-        async with await connect_async(",".join(cluster.endpoints)) as store:
+        async with connect_async(",".join(cluster.endpoints)) as store:
             return await audit(store, outcomes)
 
     found = asyncio.run(read_back())

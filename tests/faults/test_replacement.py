@@ -33,7 +33,7 @@ def follower(cluster: Cluster) -> int:
 
 def verify(cluster: Cluster, outcome: Outcome) -> None:
     async def read_back() -> Audit:
-        async with await connect_async(",".join(cluster.endpoints)) as store:
+        async with connect_async(",".join(cluster.endpoints)) as store:
             return await audit(store, [outcome])
 
     found = asyncio.run(read_back())
