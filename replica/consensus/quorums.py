@@ -14,7 +14,8 @@ the two.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from .interface import ConfigurationError, ReplicaId
@@ -33,11 +34,11 @@ class Quorums(ABC):
             raise ConfigurationError("members: a quorum system needs at least one replica")
 
     @abstractmethod
-    def phase1(self, acks: Set[ReplicaId]) -> bool:
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         """Do ``acks`` contain a phase-1 quorum?"""
 
     @abstractmethod
-    def phase2(self, acks: Set[ReplicaId]) -> bool:
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
         """Do ``acks`` contain a phase-2 quorum?"""
 
     @property
@@ -50,7 +51,7 @@ class Quorums(ABC):
     def phase2_size(self) -> int:
         """The size of the smallest phase-2 quorum."""
 
-    def meets_every_phase1(self, acks: Set[ReplicaId]) -> bool:
+    def meets_every_phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         """Does every phase-1 quorum contain a member of ``acks``?
 
         Then nobody can have taken over before the last of them acknowledged: what a quorum read or a read index needs.
@@ -79,10 +80,10 @@ class Majority(Quorums):
         super().__init__(members)
         self._size = len(self.members) // 2 + 1
 
-    def phase1(self, acks: Set[ReplicaId]) -> bool:
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._size
 
-    def phase2(self, acks: Set[ReplicaId]) -> bool:
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._size
 
     @property
@@ -117,10 +118,10 @@ class Flexible(Quorums):
         self._q1 = q1
         self._q2 = q2
 
-    def phase1(self, acks: Set[ReplicaId]) -> bool:
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._q1
 
-    def phase2(self, acks: Set[ReplicaId]) -> bool:
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._q2
 
     @property
@@ -200,10 +201,10 @@ class Grid(Quorums):
             q2_members=member_failures + 1,
         )
 
-    def phase1(self, acks: Set[ReplicaId]) -> bool:
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         return self._holds(acks, self._q1)
 
-    def phase2(self, acks: Set[ReplicaId]) -> bool:
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
         return self._holds(acks, self._q2)
 
     @property
@@ -214,7 +215,7 @@ class Grid(Quorums):
     def phase2_size(self) -> int:
         return self._q2[0] * self._q2[1]
 
-    def _holds(self, acks: Set[ReplicaId], quorum: tuple[int, int]) -> bool:
+    def _holds(self, acks: AbstractSet[ReplicaId], quorum: tuple[int, int]) -> bool:
         zone_count, member_count = quorum
         return sum(len(acks & zone) >= member_count for zone in self._zones) >= zone_count
 
@@ -260,13 +261,13 @@ class FastQuorum(Quorums):
         self._classic = classic
         self._fast = fast
 
-    def phase1(self, acks: Set[ReplicaId]) -> bool:
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._classic
 
-    def phase2(self, acks: Set[ReplicaId]) -> bool:
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
         return len(acks & self.members) >= self._classic
 
-    def fast(self, acks: Set[ReplicaId]) -> bool:
+    def fast(self, acks: AbstractSet[ReplicaId]) -> bool:
         """Do ``acks`` contain a fast quorum?"""
         return len(acks & self.members) >= self._fast
 
