@@ -22,8 +22,9 @@ import contextlib
 import json
 import sys
 import time
+from collections.abc import Coroutine
 from itertools import pairwise
-from typing import TextIO
+from typing import Any, TextIO, TypeVar
 
 import msgspec
 
@@ -34,6 +35,8 @@ MARKERS = b"increments/id/"
 TOTALS = b"increments/total/"
 DUPLICATES = b"increments/duplicates/"
 PAUSE_AFTER_REFUSAL_S = 0.02
+
+T = TypeVar("T")
 
 
 class Outcome(msgspec.Struct):
@@ -163,13 +166,13 @@ async def _number(store: AsyncStore, key: bytes) -> int:
     return int(item.value) if item is not None else 0
 
 
-def run(main: object) -> object:
+def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine under uvloop where it is installed."""
     with contextlib.suppress(ImportError):
         import uvloop
 
-        return uvloop.run(main)  # type: ignore[arg-type]
-    return asyncio.run(main)  # type: ignore[arg-type]
+        return uvloop.run(main)
+    return asyncio.run(main)
 
 
 async def _main(options: argparse.Namespace) -> None:
