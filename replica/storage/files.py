@@ -8,6 +8,11 @@ from pathlib import Path
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
+_PREALLOCATED_AT_ONCE = 1 << 20
+
+_AMPLE = 16
+"""Room for that many times what would be preallocated."""
+
 
 def sync_directory(path: Path) -> None:
     """Make the names in the directory durable: a synced file whose name is lost is lost."""
@@ -40,6 +45,28 @@ def write_file(path: Path, content: bytes) -> None:
         os.close(descriptor)
     scratch.replace(path)
     sync_directory(path.parent)
+
+
+def preallocate(path: Path, size: int) -> None:
+    """Lengthen the file to ``size`` with zeros that are really written, durably; nobody may be writing it.
+
+    It serves speed alone: on a disk without ample room the file stays as it is.
+    """
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        before = os.fstat(descriptor).st_size
+        status = os.fstatvfs(descriptor)
+        if before >= size or status.f_bavail * status.f_frsize < _AMPLE * (size - before):
+            return
+        zeros = bytes(_PREALLOCATED_AT_ONCE)
+        try:
+            for offset in range(before, size, len(zeros)):
+                os.pwrite(descriptor, zeros[: size - offset], offset)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+    finally:
+        os.close(descriptor)
 
 
 def remove_tree(path: Path) -> None:

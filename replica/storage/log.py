@@ -32,7 +32,7 @@ from .coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from .envelope import Envelope, RecordFault
 from .environment import KEY_BYTES_MAX, explain, measure, open_environment, open_tables
 from .errors import CorruptStorage, StorageError, UnreadableRecord, WrongReplica
-from .files import sync_directory, write_file
+from .files import preallocate, sync_directory, write_file
 from .folder import Identity
 from .records import (
     ADMITTED_KEY,
@@ -53,6 +53,11 @@ Durability: TypeAlias = Literal["sync", "none"]
 LOG_MAP_BYTES: Final = 16 << 30
 """Address space reserved for the log. The file is sparse and grows with its use."""
 
+LOG_PREALLOCATED_BYTES: Final = 64 << 20
+"""Zeros written to a new log ahead of its use. A sync that needn't grow the file, nor turn reserved blocks into written
+ones, spares the file system a transaction of its own: a third of a commit of 30 KB on ext4. Once the log has been
+truncated, LMDB uses its old pages again and has the same advantage."""
+
 _EVERYTHING: Final = b"\xff" * KEY_BYTES_MAX
 """Sorts behind every key."""
 
@@ -69,8 +74,11 @@ class LogEnvironment:
         *,
         durability: Durability = "sync",
         map_bytes: int = LOG_MAP_BYTES,
+        preallocated_bytes: int = 0,
     ) -> None:
         """Open the log in ``path`` and check that it is that of ``identity``.
+
+        The file is first made to be at least ``preallocated_bytes`` long, where the disk has room for that.
 
         Raises `CorruptStorage`, `WrongReplica`, `StorageError`.
         """
@@ -81,6 +89,7 @@ class LogEnvironment:
         if not (path / "data.mdb").is_file():
             raise CorruptStorage(f"{path}: holds no log; restore it, or replace the replica")
         _refuse_lost_writes(path)
+        preallocate(path / "data.mdb", min(preallocated_bytes, map_bytes))
         self._environment = open_environment(path, map_bytes=map_bytes, sync=durability == "sync")
         try:
             self._prepare(identity)

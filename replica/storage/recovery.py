@@ -17,7 +17,7 @@ import msgspec
 from .coordinator import Anchor
 from .errors import CorruptSnapshot, CorruptStorage, WrongProtocol
 from .folder import DataFolder, Identity, format_folder, mint_identity, open_folder
-from .log import LOG_MAP_BYTES, Durability, LogEnvironment
+from .log import LOG_MAP_BYTES, LOG_PREALLOCATED_BYTES, Durability, LogEnvironment
 from .snapshots import INSTALL_COMMIT_BYTES, Snapshots, SnapshotTask, install
 from .space import FREE_BYTES_MIN, SpaceGuard, Usage
 from .state import STATE_MAP_BYTES, LmdbStore, StateFolder
@@ -185,6 +185,7 @@ def open_storage(
     durability: Durability = "sync",
     log_map_bytes: int = LOG_MAP_BYTES,
     state_map_bytes: int = STATE_MAP_BYTES,
+    log_preallocated_bytes: int = LOG_PREALLOCATED_BYTES,
     free_bytes_min: int = FREE_BYTES_MIN,
     verify: bool = True,
 ) -> Storage:
@@ -200,7 +201,13 @@ def open_storage(
     try:
         if verify:
             verify_in_child(folder.log, checksums=True)
-        log = LogEnvironment(folder.log, folder.identity, durability=durability, map_bytes=log_map_bytes)
+        log = LogEnvironment(
+            folder.log,
+            folder.identity,
+            durability=durability,
+            map_bytes=log_map_bytes,
+            preallocated_bytes=log_preallocated_bytes if durability == "sync" else 0,
+        )
         try:
             check_protocol(folder, log.anchor, protocol)
             log.begin_incarnation()

@@ -17,6 +17,7 @@ A file without a footer was cut short. A reader checks every frame, and the coun
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,8 +38,12 @@ from .files import DIRECTORY_MODE, FILE_MODE, sync_directory
 
 SNAPSHOT_VERSION: Final = 1
 
-CHUNK_BYTES: Final = 128 << 10
-"""Keys and values in one frame, more or less. The writer lets other threads run between two frames."""
+CHUNK_BYTES: Final = 64 << 10
+"""Keys and values in one frame, more or less."""
+
+PAUSE_S: Final = 0.0001
+"""After each frame the writer sleeps, however briefly: a thread that merely lets go of the interpreter has it back
+before the loop's wakes up, and the loop then waits for the interpreter's switch interval (5 ms) again and again."""
 
 FRAME_BYTES_MAX: Final = 64 << 20
 """No writer makes longer frames; a reader that meets one has met damage."""
@@ -123,6 +128,11 @@ class SnapshotTask:
         """Have `write` give up soon. From any thread."""
         self._cancelled = True
 
+    def _between_frames(self) -> None:
+        if self._cancelled:
+            raise SnapshotCancelled
+        time.sleep(PAUSE_S)
+
     def write(self) -> SnapshotWritten:
         """Write the snapshot, durably, and put it in its place; to be called once.
 
@@ -138,7 +148,7 @@ class SnapshotTask:
                         self._view,
                         cluster=self._snapshots.cluster,
                         anchor=self.anchor,
-                        cancelled=lambda: self._cancelled,
+                        between=self._between_frames,
                     )
                     os.fsync(file.fileno())
                     size = file.tell()
@@ -160,9 +170,12 @@ def write_snapshot(
     *,
     cluster: str,
     anchor: Anchor,
-    cancelled: Callable[[], bool] = lambda: False,
+    between: Callable[[], object] = lambda: None,
 ) -> int:
-    """Write all of ``view`` as a snapshot to ``file`` and return the number of items. Raises `SnapshotCancelled`."""
+    """Write all of ``view`` as a snapshot to ``file`` and return the number of items.
+
+    ``between`` is called before each frame of items; what it raises ends the writing.
+    """
     tables = tuple(view.tables())
     chain = 0
     frames = 0
@@ -179,8 +192,7 @@ def write_snapshot(
     put(_HEADER_KIND, _encode(header))
     for index, table in enumerate(tables):
         for items in _chunks(view.items(table)):
-            if cancelled():
-                raise SnapshotCancelled
+            between()
             put(_ITEMS_KIND, _encode((index, items)))
             frames += 1
             total += len(items)

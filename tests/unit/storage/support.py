@@ -104,6 +104,7 @@ def opened(path: Path, *, verify: bool = False) -> Storage:
     return open_storage(
         path,
         verify=verify,
+        log_preallocated_bytes=0,
         cluster="test",
         replica=1,
         log_map_bytes=64 * MIB,

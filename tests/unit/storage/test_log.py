@@ -11,6 +11,7 @@ from replica.storage.coordinator import ANCHOR_KEY, LAST_KEY, META_TABLE
 from replica.storage.envelope import HEADER, Envelope, RecordFault
 from replica.storage.errors import CorruptStorage, StorageError, StorageFull, UnreadableRecord
 from replica.storage.log import LogEnvironment
+from replica.storage.verification import verify_in_child
 
 from .support import IDENTITY, MIB, SPEC, Vote, anchor_of, new_log, reopened, slot, vote
 
@@ -325,6 +326,23 @@ def test_an_unsynced_log_that_was_closed_is_as_good_as_any(tmp_path):
     log.close()
     assert not (tmp_path / "log" / "UNSYNCED").exists()
     reopened(tmp_path / "log").close()
+
+
+def test_a_preallocated_log_is_an_ordinary_one(tmp_path):
+    path = tmp_path / "log"
+    log = new_log(path)
+    log.commit([[vote(1)]])
+    log.close()
+    log = LogEnvironment(path, IDENTITY, map_bytes=64 * MIB, preallocated_bytes=3 * MIB)
+    assert (path / "data.mdb").stat().st_size == 3 * MIB
+    for number in range(2, 100):
+        log.commit([[vote(number, value=bytes(50_000))]])
+    log.close()
+    assert (path / "data.mdb").stat().st_size > 3 * MIB
+    log = LogEnvironment(path, IDENTITY, map_bytes=64 * MIB, preallocated_bytes=3 * MIB)
+    assert votes(log) == list(range(1, 100))
+    log.close()
+    assert verify_in_child(path, checksums=True).tables["votes"] == 99
 
 
 # ---------------------------------------------------------------------------------------------------------- failures
