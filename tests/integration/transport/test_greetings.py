@@ -305,11 +305,15 @@ async def test_a_peer_that_never_answers_is_given_up_and_tried_again(monkeypatch
 
 
 async def test_an_address_that_speaks_something_else_is_no_peer():
+    talks: list[Any] = []
+
     async def babble(reader, writer):
+        talks.append(asyncio.current_task())
         writer.write(b"220 mail.example ready\r\n")
         await writer.drain()
         await reader.read()
         writer.close()
+        await writer.wait_closed()
 
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     one = Party(1)
@@ -317,6 +321,8 @@ async def test_an_address_that_speaks_something_else_is_no_peer():
         one.transport.set_peers({2: f"127.0.0.1:{server.sockets[0].getsockname()[1]}"})
         await eventually(lambda: one.transport.peers()[2].counters.connections >= 2)
         assert not one.link_up(2)
+    # They end when the other side has hung up, which it has by now, or is about to.
+    await asyncio.gather(*talks, return_exceptions=True)
 
 
 async def test_both_directions_are_welcomed_once_both_run():

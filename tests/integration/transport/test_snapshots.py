@@ -12,7 +12,7 @@ from replica.transport import (
     SnapshotRefused,
     SnapshotUnserved,
 )
-from tests.support.transports import Party, eventually, running
+from tests.support.transports import PATIENCE_S, Party, eventually, running
 
 CONTENT = bytes(range(256)) * 10_000
 """2.5 MB: several chunks."""
@@ -33,7 +33,7 @@ class Source:
 
     def read(self, size: int, /) -> bytes:
         assert not self.closed
-        self.go_on.wait()
+        self.go_on.wait(PATIENCE_S)
         self.reads += 1
         if self._error_at is not None and self._at >= self._error_at:
             raise OSError(5, "Input/output error")
@@ -160,7 +160,7 @@ async def test_a_cancelled_fetch_writes_nothing_afterwards(pair):
             self.calls += 1
             self.running = True
             written.set()
-            proceed.wait()
+            proceed.wait(PATIENCE_S)
             self.running = False
 
     sink = SlowSink()
@@ -223,7 +223,7 @@ async def test_a_slow_sink_holds_its_source_back(pair):
 
         def write(self, data: bytes, /) -> None:
             first.set()
-            proceed.wait()
+            proceed.wait(PATIENCE_S)
             self.size += len(data)
 
     sink = SlowSink()

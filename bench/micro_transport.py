@@ -1,0 +1,276 @@
+"""What a message between replicas costs: round trips, messages a second, processor time, and what a flush is worth.
+
+Two processes on loopback, each with the real `replica.transport.Transport`. One bounces what it gets back to the other,
+frame for frame. Three measurements, one line of JSON each:
+
+- ``bounce``: a frame of so many messages goes and comes back, one at a time. Round trip in microseconds (median and
+  99th percentile), processor time of both processes for one frame in one direction.
+- ``window``: so many single messages are kept in flight; how they share frames is left to the links.
+- ``blocked``: the sender blocks its loop right after handing a message over, as an inline sync does; when has the
+  message arrived at the other side? With ``flush`` it is measured against the hand-over; without, the message waits.
+
+``python -m bench.micro_transport`` takes about ten seconds. Times move from run to run: compare within one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from multiprocessing.connection import Connection
+from typing import Any
+
+from replica.transport import (
+    Accept,
+    Identity,
+    LinkEvent,
+    LinkUp,
+    PeerGreeting,
+    SnapshotQuery,
+    SnapshotSource,
+    SnapshotUnserved,
+    Transport,
+    Verdict,
+)
+
+DRIVER, BOUNCER = 1, 2
+BLOCK_S = 0.02
+BLOCKED_ROUNDS = 50
+
+Received = Callable[[list[Any]], None]
+
+
+class Host:
+    """As little of a node as the transport can live with."""
+
+    def __init__(self) -> None:
+        self.up = asyncio.Event()
+        self.take: Received = lambda _: None
+
+    def epoch(self) -> int:
+        return 1
+
+    def protocol(self) -> str:
+        return "bench"
+
+    def admitted(self) -> bool:
+        return True
+
+    def decode(self, data: bytes, /) -> bytes:
+        return data
+
+    def received(self, _sender: int, messages: list[Any], /) -> Awaitable[None] | None:
+        self.take(messages)
+        return None
+
+    def notified(self, event: LinkEvent, /) -> None:
+        if isinstance(event, LinkUp):
+            self.up.set()
+
+    async def greeted(self, _greeting: PeerGreeting, /) -> Verdict:
+        return Accept()
+
+    async def open_snapshot(self, _query: SnapshotQuery, /) -> SnapshotSource:
+        raise SnapshotUnserved("nothing is stored here")
+
+
+def processor_time_s() -> float:
+    """Processor time of this process, all threads."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+async def connect(replica: int, pipe: Connection) -> tuple[Transport, Host]:
+    """Start a transport and find the other one through the pipe."""
+    host = Host()
+    transport = Transport(
+        Identity(cluster="bench", replica=replica, disk=f"disk-{replica}", incarnation=1), host, listen="127.0.0.1:0"
+    )
+    await transport.start()
+    pipe.send(transport.port)
+    port = await asyncio.to_thread(pipe.recv)
+    transport.set_peers({3 - replica: f"127.0.0.1:{port}"})
+    await host.up.wait()
+    return transport, host
+
+
+async def bounce_back(pipe: Connection) -> None:
+    """The other process: send every frame back; answer the pipe with the times of arrival and of the processor."""
+    transport, host = await connect(BOUNCER, pipe)
+    arrivals: list[int] = []
+
+    def take(messages: list[Any]) -> None:
+        arrivals.append(time.monotonic_ns())
+        for message in messages:
+            transport.send((DRIVER,), message)
+
+    host.take = take
+    while (await asyncio.to_thread(pipe.recv)) != "stop":
+        pipe.send((processor_time_s(), arrivals[:]))
+        arrivals.clear()
+    await transport.stop()
+
+
+async def drive(pipe: Connection, seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
+    """The measuring process."""
+    transport, host = await connect(DRIVER, pipe)
+    results: list[dict[str, Any]] = []
+
+    async def other() -> tuple[float, list[int]]:
+        pipe.send("report")
+        answer: tuple[float, list[int]] = await asyncio.to_thread(pipe.recv)
+        return answer
+
+    await other()  # it answers once its own link stands
+    for size in sizes:
+        for messages in (1, 16):
+            await bounce(transport, host, messages, size, seconds / 10)
+            before = (await other())[0] + processor_time_s()
+            times = await bounce(transport, host, messages, size, seconds)
+            after = processor_time_s() + (await other())[0]
+            results.append(
+                {
+                    "measurement": "bounce",
+                    "messages_per_frame": messages,
+                    "message_bytes": size,
+                    "round_trip_us": statistics.median(times) * 1e6,
+                    "round_trip_p99_us": statistics.quantiles(times, n=100)[98] * 1e6,
+                    "messages_per_s": 2 * messages * len(times) / sum(times),
+                    "processor_us_per_frame": (after - before) / (2 * len(times)) * 1e6,
+                }
+            )
+        for window in (16, 256):
+            counters = transport.peers()[BOUNCER].counters
+            frames, before = counters.frames, (await other())[0] + processor_time_s()
+            count = await keep_in_flight(transport, host, window, size, seconds)
+            after = processor_time_s() + (await other())[0]
+            results.append(
+                {
+                    "measurement": "window",
+                    "in_flight": window,
+                    "message_bytes": size,
+                    "messages_per_s": 2 * count / seconds,
+                    "messages_per_frame": count / max(1, counters.frames - frames),
+                    "processor_us_per_message": (after - before) / (2 * count) * 1e6,
+                }
+            )
+    for flush in (False, True):
+        await other()
+        handed = []
+        for _ in range(BLOCKED_ROUNDS):
+            handed.append(time.monotonic_ns())
+            transport.send((BOUNCER,), b"before the disk")
+            if flush:
+                await transport.flush()
+            time.sleep(BLOCK_S)  # noqa: ASYNC251 - blocking the loop is what is measured
+            await asyncio.sleep(BLOCK_S / 2)
+        delays = [arrived - sent for sent, arrived in zip(handed, (await other())[1], strict=True)]
+        results.append(
+            {
+                "measurement": "blocked",
+                "flush": flush,
+                "blocked_us": BLOCK_S * 1e6,
+                "arrived_after_us": statistics.median(delays) / 1e3,
+                "arrived_while_blocked": sum(delay < BLOCK_S * 1e9 for delay in delays) / len(delays),
+            }
+        )
+    pipe.send("stop")
+    await transport.stop()
+    return results
+
+
+async def bounce(transport: Transport, host: Host, messages: int, size: int, seconds: float) -> list[float]:
+    """Round trips of one frame at a time, in seconds."""
+    loop = asyncio.get_running_loop()
+    data, times = bytes(size), []
+    missing, back = 0, loop.create_future()
+
+    def take(frame: list[Any]) -> None:
+        nonlocal missing
+        missing -= len(frame)
+        if not missing:
+            back.set_result(None)
+
+    host.take = take
+    end = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < end:
+        missing, back = messages, loop.create_future()
+        for _ in range(messages):
+            transport.send((BOUNCER,), data)
+        await back
+        times.append(time.perf_counter() - start)
+    return times
+
+
+async def keep_in_flight(transport: Transport, host: Host, window: int, size: int, seconds: float) -> int:
+    """Send a new message for each that comes back, and return how many came."""
+    done = asyncio.get_running_loop().create_future()
+    data, came, missing = bytes(size), 0, window
+    end = time.perf_counter() + seconds
+
+    def take(frame: list[Any]) -> None:
+        nonlocal came, missing
+        came += len(frame)
+        if time.perf_counter() < end:
+            for _ in frame:
+                transport.send((BOUNCER,), data)
+        else:
+            missing -= len(frame)
+            if not missing:
+                done.set_result(None)
+
+    host.take = take
+    for _ in range(window):
+        transport.send((BOUNCER,), data)
+    await done
+    return came
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """Run on uvloop where there is one, as the node does."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.run(main)
+    return asyncio.run(main)
+
+
+def bouncing_process(pipe: Connection) -> None:
+    """Entry of the other process."""
+    run(bounce_back(pipe))
+
+
+def measure(seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
+    """All measurements, each of so many seconds and for each size of message in bytes."""
+    context = multiprocessing.get_context("spawn")  # grpc does not survive a fork
+    ours, theirs = context.Pipe()
+    process = context.Process(target=bouncing_process, args=(theirs,), daemon=True)
+    process.start()
+    try:
+        results: list[dict[str, Any]] = run(drive(ours, seconds, sizes))
+        process.join(10)
+    finally:
+        process.kill()
+    return results
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="measure what a message between replicas costs")
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement")
+    parser.add_argument("--message-bytes", type=int, nargs="+", default=[128, 4096])
+    options = parser.parse_args()
+    for result in measure(options.seconds, options.message_bytes):
+        rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}
+        sys.stdout.write(json.dumps(rounded) + "\n")
+
+
+if __name__ == "__main__":
+    main()
