@@ -23,7 +23,7 @@ import click
 import msgspec
 
 from replica.client.options import make_options
-from replica.client.port import AttachmentLost, PortOptions
+from replica.client.port import AttachmentLost
 from replica.client.store import AsyncStore
 from replica.kv.operations import Written
 from replica.wire.typed import WIRE_VERSION, ClientFrame, Hello, RunResult, ServerFrame, StatusReply

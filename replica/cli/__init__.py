@@ -21,8 +21,16 @@ ENTRY_POINT_GROUP = "synod.commands"
 
 CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
+        "add": "replica.cli.data:add",
+        "compact": "replica.cli.data:compact",
+        "delete": "replica.cli.data:delete",
         "format": "replica.cli.serve:format_command",
+        "get": "replica.cli.data:get",
+        "put": "replica.cli.data:put",
+        "range": "replica.cli.data:range_",
         "serve": "replica.cli.serve:serve",
+        "status": "replica.cli.status:status",
+        "txn": "replica.cli.txn:txn",
         "version": "replica.cli.version:version",
     }
 )

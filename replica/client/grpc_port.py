@@ -163,5 +163,7 @@ def _credentials(options: PortOptions) -> grpc.ChannelCredentials:
 def describe(error: grpc.aio.AioRpcError) -> str:
     """A gRPC error in a few words."""
     details = (error.details() or "").strip()
+    # "failed to connect to all addresses; last error: UNKNOWN: ipv4:…": the last error says it all.
+    details = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
     code = error.code().name.lower().replace("_", " ")
     return f"{code}: {details}" if details else code
