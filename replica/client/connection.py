@@ -91,7 +91,7 @@ class Connection:
         self._answers_seen = 0
         self._closing = False
         self._drained: Future[None] | None = None
-        self._supervisor = self._loop.create_task(self._supervise(), name="synod-client")
+        self._supervisor = self._supervision()
 
     # ------------------------------------------------------------------------------------------------- operations
 
@@ -126,8 +126,7 @@ class Connection:
             self.engine.say_goodbye()
             self._wake()
             await asyncio.wait([self._supervisor], timeout=GOODBYE_TIMEOUT_S)
-        self._supervisor.cancel()
-        await asyncio.wait([self._supervisor])
+        await self._stop()
         self.engine.fail_everything(
             Closed("the store was closed before the operation was sent"),
             MaybeCommitted("the store was closed before the answer came"),
@@ -136,6 +135,19 @@ class Connection:
         for timer in (self._sweeper, self._resume):
             if timer is not None:
                 timer.cancel()
+
+    async def suspend(self) -> None:
+        """Leave the attachment and stay away until `resume`. What is outstanding is sent again then."""
+        await self._stop()
+        self.engine.detached("the client's process was forked")
+        self._after_engine()
+
+    def resume(self) -> None:
+        """Go on after `suspend`."""
+        self._supervisor = self._supervision()
+
+    def _supervision(self) -> asyncio.Task[None]:
+        return self._loop.create_task(self._supervise(), name="synod-client")
 
     # --------------------------------------------------------------------------------------------- waking and timing
 
@@ -200,6 +212,14 @@ class Connection:
             self._after_engine()
 
     # ------------------------------------------------------------------------------------------------- attachments
+
+    async def _stop(self) -> None:
+        """End the supervisor, and the attachment with it."""
+        self._supervisor.cancel()
+        await asyncio.wait([self._supervisor])
+        # The task keeps its cancellation, that the frames it passed through, and those the stream and its channel.
+        with suppress(asyncio.CancelledError):
+            self._supervisor.result()
 
     async def _supervise(self) -> None:
         while True:

@@ -31,6 +31,12 @@ _CHANNEL_OPTIONS: Final[Mapping[str, int]] = {
 }
 
 
+_INHERITED: Final = (
+    "this process was forked while an asynchronous store was in use, and gRPC does not survive that: start children "
+    "with spawn or forkserver, close the store before, or use the synchronous one, which gets out of the way"
+)
+
+
 class GrpcAttachment:
     """One call of ``Session.Attach`` on a channel of its own."""
 
@@ -86,6 +92,9 @@ class GrpcAttachment:
 class GrpcPort:
     """Replicas at ``host:port`` addresses. A channel lives as long as the attachment that uses it."""
 
+    inherited = False
+    """This process was forked while gRPC was in use: its threads are missing here, and nothing would ever be answered."""
+
     def __init__(self, url: str, options: PortOptions) -> None:
         self._endpoints = parse_endpoints(url)
         self._options = options
@@ -96,6 +105,8 @@ class GrpcPort:
         return self._endpoints
 
     async def attach(self, endpoint: str, hello: Hello) -> GrpcAttachment:
+        if self.inherited:
+            raise AttachmentLost(_INHERITED)
         channel = self._channel(endpoint)
         attachment = GrpcAttachment(channel, session_stub(channel).Attach(), endpoint)
         try:
@@ -106,6 +117,8 @@ class GrpcPort:
         return attachment
 
     async def status(self, endpoint: str) -> StatusReply:
+        if self.inherited:
+            raise AttachmentLost(_INHERITED)
         channel = self._channel(endpoint)
         try:
             return await admin_stub(channel).Status(StatusRequest())

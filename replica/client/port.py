@@ -95,7 +95,7 @@ def open_port(url: str, options: PortOptions) -> Port:
     """
     scheme = scheme_of(url)
     if scheme in {"", "synod"}:
-        from replica.client.grpc_port import GrpcPort
+        from replica.client.grpc_port import GrpcPort  # it imports this module
 
         return GrpcPort(url, options)
     found = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}

@@ -8,11 +8,12 @@ import random
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 from replica.client import transaction as transactions
 from replica.client.connection import Connection
 from replica.client.errors import Closed, InvalidArgument, TooLarge
+from replica.client.grpc_port import GrpcPort
 from replica.client.options import Consistency, OptionFields, Options, make_options, wire_consistency
 from replica.client.port import Port, PortFactory, open_port
 from replica.client.ranges import AsyncRange, Pages, Text, as_bytes, interval
@@ -75,6 +76,7 @@ class AsyncStore:
         self._nearby: Connection | None = None
         self._submit: Callable[[Any, float], Future[Any]] = self._not_bound
         self._closed = False
+        self._suspended = False
         self._random = random.Random()
         opener(url, options.port_options())  # a URL that makes no sense is refused where it is given
         _LIVE.add(self)
@@ -299,8 +301,7 @@ class AsyncStore:
         if self._loop is not asyncio.get_running_loop():
             self._forget()
             return
-        connections = [connection for connection in (self._main, self._nearby) if connection is not None]
-        port = self._port
+        connections, port = self._connections(), self._port
         self._forget()
         await asyncio.gather(*(connection.close(self.options.drain_s) for connection in connections))
         if port is not None:
@@ -366,12 +367,33 @@ class AsyncStore:
             self._nearby = self._connect(follow_leader=False)
         return self._nearby
 
+    async def suspend(self) -> None:
+        """Let go of the network until `resume`: see `replica.client.sync`."""
+        self._suspended = True
+        await asyncio.gather(*(connection.suspend() for connection in self._connections()))
+        if self._port is not None:
+            await self._port.close()
+
+    def resume(self) -> None:
+        """Go on after `suspend`."""
+        self._suspended = False
+        for connection in self._connections():
+            connection.resume()
+
+    def _connections(self) -> list[Connection]:
+        return [connection for connection in (self._main, self._nearby) if connection is not None]
+
     def _forget(self) -> None:
         self._loop = self._port = self._main = self._nearby = None
 
     def _begin_anew(self) -> None:
         """In a child process: sequences of the parent's session must not be used twice."""
+        if self._main is not None and not self._suspended and isinstance(self._port, GrpcPort):
+            GrpcPort.inherited = True
         self._submit = self._not_bound
+        self._suspended = False
+        if self._main is not None:
+            _LEFT_BEHIND.append(self._main)
         self._forget()
         self._random = random.Random()
 
@@ -409,7 +431,10 @@ def _bad_value(value: bytes) -> TooLarge:
 _STALE = wire_consistency("stale")
 
 _LIVE: weakref.WeakSet[AsyncStore] = weakref.WeakSet()
-"""The one piece of shared state: a child process finds here what it must not go on using."""
+"""A child process finds here what it must not go on using."""
+
+_LEFT_BEHIND: Final[list[Connection]] = []
+"""In a child: what belongs to the parent, kept from being collected, since that would call into gRPC."""
 
 
 def _after_fork() -> None:
