@@ -93,7 +93,7 @@ class GrpcPort:
     """Replicas at ``host:port`` addresses. A channel lives as long as the attachment that uses it."""
 
     inherited = False
-    """This process was forked while gRPC was in use: its threads are missing here, and nothing would ever be answered."""
+    """This process was forked while gRPC was in use: its threads are missing here, nothing would ever be answered."""
 
     def __init__(self, url: str, options: PortOptions) -> None:
         self._endpoints = parse_endpoints(url)
