@@ -152,6 +152,7 @@ class History:
         """Carry out a draft that is not empty at the next revision; keys in it carry that revision already."""
         revision = self.revision + 1
         shared = len(draft) != 1
+        entries = [self._entry(key) for key in draft]  # first of all: loading a key may flush what is pending
         if shared:
             self._end_batch()
         if not self._changed:
@@ -159,8 +160,7 @@ class History:
             self._shared = shared
         inverted = pack_revision(NEWEST - revision)
         system = False
-        for key, item in draft.items():
-            prefix, _, newest, _, _, _ = self._entry(key)
+        for (key, item), (prefix, _, newest, _, _, _) in zip(draft.items(), entries, strict=True):
             if item is None:
                 create, version, lease, value = 0, 0, 0, b""
                 self._tombstones.append(len(self._changed))

@@ -305,17 +305,14 @@ class StateMachine:
                 recorded = recall(run)
                 for step in range(repeated):
                     operation = operations[index + step]
-                    if recorded is None:
-                        results.append(self._failed(Failure.RESULT_FORGOTTEN, _FORGOTTEN))
-                        continue
-                    result = recorded[offset + step]
-                    if result is not None:
-                        results.append(result)
-                    elif isinstance(operation, Get | Range):
-                        results.append(Evaluation(self.history, system=payload.system).run(operation))
+                    if isinstance(operation, Get | Range):
+                        result: AnyResult | None = self._one(operation, payload.system, outcome)
+                    elif recorded is None:
+                        result = self._failed(Failure.RESULT_FORGOTTEN, _FORGOTTEN)
                     else:
-                        # The sequence was a read before: the client has given one number to two operations.
-                        results.append(self._failed(Failure.INVALID, _REUSED))
+                        result = recorded[offset + step]
+                    # None: the client has given the number of a read to another operation.
+                    results.append(result or self._failed(Failure.INVALID, _REUSED))
                 index += repeated
             else:
                 end = index + 1
@@ -388,8 +385,6 @@ def _record(session: Session, operations: Sequence[AnyOperation], outcome: Outco
     """Remember an executed run in its session."""
     if outcome.answers is None:
         session.record_puts(outcome.sequence, outcome.count, outcome.first_revision)
-        return
-    if all(isinstance(operation, Get | Range) for operation in operations):
         return
     kept = [
         None if isinstance(operation, Get | Range) else result

@@ -8,7 +8,7 @@ be decided after 7.
 
 Runs are remembered whole. One that consists of successful puts and nothing else, the usual case, is remembered as the
 revision of its first put, and such runs that continue each other as one. Any other is remembered as its encoded
-results, with nil in the place of reads: reads are not remembered but executed again.
+results, with nil in the place of reads: what a read answered is not remembered, it is executed again.
 
 Everything here is a function of the log: the bounds, too, so what is forgotten is forgotten everywhere.
 """

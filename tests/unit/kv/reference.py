@@ -1,0 +1,253 @@
+"""The state machine once more, as simple as can be: it keeps a full copy of all keys for every revision.
+
+Written from the documentation of the operations, to be compared with the real one. It shares the vocabulary and not a
+line of code.
+"""
+
+from replica.kv.operations import (
+    SESSION_WINDOW,
+    SYSTEM_PREFIX,
+    Add,
+    Added,
+    CloseSession,
+    Compact,
+    Compacted,
+    Compare,
+    Delete,
+    Deleted,
+    DeleteRange,
+    Failed,
+    Failure,
+    Get,
+    Got,
+    KeyValue,
+    OpenSession,
+    Put,
+    Range,
+    Ranged,
+    SessionClosed,
+    SessionOpened,
+    Transacted,
+    Transaction,
+    Written,
+)
+
+READ = object()
+
+
+class Refusal(Exception):
+    def __init__(self, code, detail=0):
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+
+
+class Reference:
+    def __init__(self, sessions_max):
+        self.states = [{}]  # by revision: key -> KeyValue
+        self.touched = [set()]  # by revision: keys written or deleted
+        self.compacted = 0
+        self.sessions_max = sessions_max
+        self.sessions = {}  # id -> [acknowledged, {sequence: result or READ}], least recently used first
+        self.next_session = 1
+
+    @property
+    def revision(self):
+        return len(self.states) - 1
+
+    # ---------------------------------------------------------------------------------------------------- sessions
+
+    def apply(self, session, sequence, acknowledged, operations, system):
+        if session == 0:
+            return [self.execute(operation, system) for operation in operations]
+        if session not in self.sessions:
+            return [Failed(self.revision, Failure.SESSION_UNKNOWN) for _ in operations]
+        record = self.sessions.pop(session)
+        self.sessions[session] = record
+        record[0] = max(record[0], acknowledged)
+        results = []
+        for number, operation in enumerate(operations, sequence):
+            results.append(self.execute_once(record, number, operation, system))
+        return results
+
+    def execute_once(self, record, number, operation, system):
+        acknowledged, executed = record
+        is_read = isinstance(operation, Get | Range)
+        if number <= acknowledged:
+            return Failed(self.revision, Failure.RESULT_FORGOTTEN)
+        if number > acknowledged + SESSION_WINDOW:
+            return Failed(self.revision, Failure.WINDOW, "", acknowledged + SESSION_WINDOW)
+        if number not in executed:
+            result = self.execute(operation, system)
+            executed[number] = READ if is_read else result
+            return result
+        if is_read:
+            return self.execute(operation, system)
+        if executed[number] is READ:
+            return Failed(self.revision, Failure.INVALID)
+        return executed[number]
+
+    # -------------------------------------------------------------------------------------------------- operations
+
+    def execute(self, operation, system):
+        match operation:
+            case OpenSession():
+                if len(self.sessions) >= self.sessions_max:
+                    del self.sessions[next(iter(self.sessions))]
+                opened = self.next_session
+                self.next_session += 1
+                self.sessions[opened] = [0, {}]
+                return SessionOpened(self.revision, opened)
+            case CloseSession():
+                self.sessions.pop(operation.session, None)
+                return SessionClosed(self.revision)
+            case Compact():
+                if operation.revision > self.revision:
+                    return Failed(self.revision, Failure.FUTURE_REVISION, "", self.revision)
+                self.compacted = max(self.compacted, operation.revision)
+                return Compacted(self.revision, self.compacted)
+        attempt = Attempt(self, system)
+        try:
+            result = attempt.transaction(operation) if isinstance(operation, Transaction) else attempt.do(operation)
+        except Refusal as refusal:
+            return Failed(self.revision, refusal.code, "", refusal.detail)
+        if attempt.touched:
+            self.states.append(attempt.state)
+            self.touched.append(attempt.touched)
+        return result
+
+    def check_revision(self, revision):
+        if revision > self.revision:
+            raise Refusal(Failure.FUTURE_REVISION, self.revision)
+        if revision < self.compacted:
+            raise Refusal(Failure.COMPACTED, self.compacted)
+
+
+class Attempt:
+    """The effect of one operation, on a copy."""
+
+    def __init__(self, reference, system):
+        self.reference = reference
+        self.system = system
+        self.before = reference.states[-1]
+        self.state = dict(self.before)
+        self.touched = set()
+        self.next = reference.revision + 1
+
+    def now(self):
+        return self.next if self.touched else self.next - 1
+
+    def visible(self, revision):
+        if revision == 0:
+            return self.state
+        self.reference.check_revision(revision)
+        return self.reference.states[revision]
+
+    def select(self, state, first, last):
+        hidden = not self.system and not first.startswith(SYSTEM_PREFIX)
+        return [
+            state[key]
+            for key in sorted(state)
+            if inside(key, first, last) and not (hidden and key.startswith(SYSTEM_PREFIX))
+        ]
+
+    def transaction(self, operation):
+        succeeded = all(self.holds(condition) for condition in operation.conditions)
+        branch = operation.then if succeeded else operation.otherwise
+        results = tuple(self.do(simple) for simple in branch)
+        return Transacted(self.now(), succeeded, results)
+
+    def holds(self, condition):
+        if not isinstance(condition, Compare):
+            self.reference.check_revision(condition.revision)
+            return not any(
+                inside(key, condition.first, condition.last) and not key.startswith(SYSTEM_PREFIX)
+                for touched in self.reference.touched[condition.revision + 1 :]
+                for key in touched
+            )
+        item = self.before.get(condition.key)
+        if condition.target == "value" and item is None:
+            return condition.relation == "!="
+        actual = {
+            "value": lambda: item.value,
+            "version": lambda: item.version if item else 0,
+            "create": lambda: item.create_revision if item else 0,
+            "mod": lambda: item.mod_revision if item else 0,
+            "exists": lambda: int(item is not None),
+        }[condition.target]()
+        return {
+            "=": actual == condition.operand,
+            "!=": actual != condition.operand,
+            "<": actual < condition.operand,
+            ">": actual > condition.operand,
+        }[condition.relation]
+
+    def do(self, operation):
+        match operation:
+            case Get():
+                return Got(self.now(), self.visible(operation.revision).get(operation.key))
+            case Range():
+                found = self.select(self.visible(operation.revision), operation.first, operation.last)
+                if operation.count_only:
+                    return Ranged(self.now(), (), len(found))
+                if operation.reverse:
+                    found.reverse()
+                more = 0 < operation.limit < len(found)
+                if more:
+                    found = found[: operation.limit]
+                if operation.keys_only:
+                    found = [KeyValue(i.key, b"", i.create_revision, i.mod_revision, i.version, i.lease) for i in found]
+                return Ranged(self.now(), tuple(found), len(found), more)
+            case Put():
+                old = self.writable(operation.key, operation.if_revision)
+                self.put(operation.key, operation.value, operation.lease)
+                return Written(self.next, old if operation.previous else None)
+            case Add():
+                old = self.writable(operation.key, None)
+                try:
+                    total = int(old.value.decode()) if old else 0
+                except ValueError:
+                    raise Refusal(Failure.NOT_A_NUMBER) from None
+                total += operation.delta
+                if not -(2**63) <= total < 2**63:
+                    raise Refusal(Failure.NOT_A_NUMBER)
+                self.put(operation.key, str(total).encode(), old.lease if old else 0)
+                return Added(self.next, total)
+            case Delete():
+                old = self.writable(operation.key, operation.if_revision)
+                if old is None:
+                    return Deleted(self.now())
+                self.remove(operation.key)
+                return Deleted(self.next, 1, (old,) if operation.previous else ())
+            case DeleteRange():
+                if operation.first.startswith(SYSTEM_PREFIX) and not self.system:
+                    raise Refusal(Failure.INVALID)
+                found = self.select(self.state, operation.first, operation.last)
+                for item in found:
+                    self.remove(item.key)
+                return Deleted(self.now(), len(found), tuple(found) if operation.previous else ())
+        raise AssertionError(operation)
+
+    def writable(self, key, if_revision):
+        if key.startswith(SYSTEM_PREFIX) and not self.system:
+            raise Refusal(Failure.INVALID)
+        old = self.state.get(key)
+        found = old.mod_revision if old else 0
+        if if_revision is not None and if_revision != found:
+            raise Refusal(Failure.CONDITION, found)
+        return old
+
+    def put(self, key, value, lease):
+        old = self.state.get(key)
+        create = old.create_revision if old else self.next
+        version = old.version + 1 if old else 1
+        self.state[key] = KeyValue(key, value, create, self.next, version, lease)
+        self.touched.add(key)
+
+    def remove(self, key):
+        del self.state[key]
+        self.touched.add(key)
+
+
+def inside(key, first, last):
+    return first <= key and (last == b"" or key < last)

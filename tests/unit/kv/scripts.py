@@ -1,0 +1,103 @@
+"""Hypothesis strategies for logs of commands: few keys, revisions and sequences, so that they meet often."""
+
+import msgspec
+from hypothesis import strategies as st
+
+from replica.kv.operations import (
+    SESSION_WINDOW,
+    SYSTEM_PREFIX,
+    Add,
+    CloseSession,
+    Compact,
+    Compare,
+    Delete,
+    DeleteRange,
+    Get,
+    OpenSession,
+    Put,
+    Range,
+    Transaction,
+    Unchanged,
+)
+
+from .support import Command, command
+
+KEYS = (b"a", b"a\x00", b"a\x00\xff", b"a\x01", b"b", b"\x00", b"\xff", b"\xff\xff", SYSTEM_PREFIX + b"x")
+
+keys = st.sampled_from(KEYS)
+bounds = st.sampled_from((b"", *KEYS))
+values = st.sampled_from((b"", b"7", b"-3", b"x", b"9223372036854775807", b"longer than what is cached"))
+revisions = st.integers(0, 12)
+conditions_on_revision = st.none() | revisions
+
+puts = st.builds(Put, keys, values)
+guarded_puts = st.builds(Put, keys, values, st.integers(0, 2), conditions_on_revision, st.booleans())
+reads = st.builds(Get, keys, revisions | st.just(0)) | st.builds(
+    Range,
+    bounds,
+    bounds,
+    limit=st.integers(0, 3),
+    reverse=st.booleans(),
+    keys_only=st.booleans(),
+    count_only=st.booleans(),
+    revision=revisions | st.just(0),
+)
+writes = st.one_of(
+    puts,
+    guarded_puts,
+    st.builds(Delete, keys, conditions_on_revision, st.booleans()),
+    st.builds(Delete, keys),
+    st.builds(DeleteRange, bounds, bounds, st.booleans()),
+    st.builds(Add, keys, st.integers(-5, 5)),
+)
+simple = reads | writes
+
+relations = st.sampled_from(("=", "!=", "<", ">"))
+conditions = st.one_of(
+    st.builds(Compare, keys, st.just("value"), relations, values),
+    st.builds(Compare, keys, st.sampled_from(("version", "create", "mod", "exists")), relations, st.integers(0, 5)),
+    st.builds(Unchanged, bounds, bounds, revisions),
+)
+transactions = st.builds(
+    Transaction,
+    st.lists(conditions, max_size=2).map(tuple),
+    st.lists(simple, max_size=4).map(tuple),
+    st.lists(simple, max_size=2).map(tuple),
+)
+others = st.one_of(
+    st.builds(Compact, revisions),
+    st.just(OpenSession(b"n")),
+    st.builds(CloseSession, st.integers(1, 4)),
+)
+operations = st.one_of(puts, puts, simple, transactions, others)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One command, by what it is made of."""
+
+    operations: tuple
+    session: int = 0
+    sequence: int = 1
+    acknowledged: int = 0
+    system: bool = False
+
+    def command(self) -> Command:
+        return command(
+            *self.operations,
+            session=self.session,
+            sequence=self.sequence,
+            acknowledged=self.acknowledged,
+            system=self.system,
+        )
+
+
+steps = st.builds(
+    Step,
+    st.lists(operations, min_size=1, max_size=4).map(tuple),
+    st.sampled_from((0, 0, 1, 1, 1, 2, 3, 4)),
+    st.integers(1, 10) | st.integers(SESSION_WINDOW - 2, SESSION_WINDOW + 12),
+    st.sampled_from((0, 0, 0, 1, 2, 5)),
+    st.sampled_from((False, False, False, False, True)),
+)
+opening = Step((OpenSession(b"n"), OpenSession(b"n")))
+scripts = st.lists(steps, max_size=25).map(lambda rest: [opening, *rest])

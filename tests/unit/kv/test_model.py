@@ -1,0 +1,97 @@
+"""The state machine against the reference, on random logs."""
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import replica.kv.history
+from replica.kv.machine import StateMachine
+from replica.kv.operations import Failed, Range, Transacted
+from replica.kv.runs import decode_results
+
+from .reference import Reference
+from .scripts import Step, reads, scripts
+from .support import STORES
+
+SESSIONS_MAX = 3
+
+
+def without_messages(result):
+    """Texts are for people; codes and numbers must agree."""
+    if isinstance(result, Failed):
+        return msgspec.structs.replace(result, message="")
+    if isinstance(result, Transacted):
+        return msgspec.structs.replace(result, results=tuple(map(without_messages, result.results)))
+    return result
+
+
+TINY = {
+    "CACHED_KEYS_MAX": 2,
+    "CACHED_VALUE_BYTES_MAX": 4,
+    "PENDING_RECORDS_MAX": 2,
+    "SKIPPED_RECORDS_MAX": 1,
+    "RECENT_CHANGES_MAX": 2,
+}
+
+
+@pytest.fixture(scope="module", params=["bounds as they are", "tiny bounds"])
+def bounds(request):
+    """Evictions, early flushes and seeks are rare with the real bounds and constant with tiny ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tiny bounds":
+            for name, value in TINY.items():
+                patch.setattr(replica.kv.history, name, value)
+        yield
+
+
+@pytest.mark.parametrize("kind", sorted(STORES))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=scripts, questions=st.lists(reads, max_size=3), commits=st.sets(st.integers(0, 25)))
+def test_the_machine_answers_as_the_reference_does(bounds, kind, script, questions, commits):
+    machine = StateMachine(STORES[kind](), sessions_max=SESSIONS_MAX)
+    reference = Reference(SESSIONS_MAX)
+    everything = Range(b"", b"")
+    for position, step in enumerate(script, 1):
+        (outcome,) = machine.apply(position, [step.command()])
+        expected = reference.apply(step.session, step.sequence, step.acknowledged, step.operations, step.system)
+        assert [without_messages(result) for result in outcome.results()] == [
+            without_messages(result) for result in expected
+        ]
+        assert decode_results(outcome.encoded(), outcome.count) == outcome.results()
+        assert (machine.revision, machine.compacted) == (reference.revision, reference.compacted)
+        assert len(machine.sessions) == len(reference.sessions)
+        if position in commits:
+            machine.commit()
+        if position in commits and position % 2:
+            machine = StateMachine(machine.store, sessions_max=SESSIONS_MAX)
+        asked = [everything, *questions]
+        answers = machine.query(asked)
+        assert [without_messages(answer) for answer in answers] == [
+            without_messages(reference.execute(question, False)) for question in asked
+        ]
+
+
+@pytest.mark.parametrize("kind", sorted(STORES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=scripts)
+def test_once_all_is_compacted_nothing_but_the_live_keys_remains(bounds, kind, script):
+    machine = StateMachine(STORES[kind](), sessions_max=SESSIONS_MAX)
+    for position, step in enumerate(script, 1):
+        machine.apply(position, [step.command()])
+    before = machine.digest()
+    machine.history.compact(machine.revision)
+    while machine.history.scavenge(2):
+        pass
+    assert machine.store.count("history") == before.keys
+    assert machine.store.count("changes") == 0
+    assert machine.digest() == before
+    assert StateMachine(machine.store).history.revision == 0, "nothing was committed yet"
+
+
+def test_the_reference_can_disagree():
+    """The comparison is worth something only if a wrong answer shows."""
+    reference = Reference(SESSIONS_MAX)
+    step = Step((Range(b"", b""),))
+    (answer,) = reference.apply(0, 1, 0, step.operations, False)
+    assert without_messages(answer) != without_messages(msgspec.structs.replace(answer, count=1))
