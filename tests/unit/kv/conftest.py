@@ -6,7 +6,8 @@ from .support import STORES, Replica
 @pytest.fixture(params=sorted(STORES))
 def store(request):
     """An empty store, of every kind there is."""
-    return STORES[request.param]()
+    with STORES[request.param]() as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -4,15 +4,19 @@ Written from the documentation of the operations, to be compared with the real o
 line of code.
 """
 
+from typing import Any
+
 from replica.kv.operations import (
     SESSION_WINDOW,
     SYSTEM_PREFIX,
     Add,
     Added,
+    AnyResult,
     CloseSession,
     Compact,
     Compacted,
     Compare,
+    Condition,
     Delete,
     Deleted,
     DeleteRange,
@@ -34,30 +38,36 @@ from replica.kv.operations import (
 
 READ = object()
 
+State = dict[bytes, KeyValue]
+
 
 class Refusal(Exception):
-    def __init__(self, code, detail=0):
+    def __init__(self, code: str, detail: int = 0) -> None:
         super().__init__(code)
         self.code = code
         self.detail = detail
 
 
 class Reference:
-    def __init__(self, sessions_max):
-        self.states = [{}]  # by revision: key -> KeyValue
-        self.touched = [set()]  # by revision: keys written or deleted
+    def __init__(self, sessions_max: int) -> None:
+        self.states: list[State] = [{}]  # by revision: key -> KeyValue
+        self.touched: list[set[bytes]] = [set()]  # by revision: keys written or deleted
         self.compacted = 0
         self.sessions_max = sessions_max
-        self.sessions = {}  # id -> [acknowledged, {sequence: result or READ}], least recently used first
+        self.sessions: dict[
+            int, list[Any]
+        ] = {}  # id -> [acknowledged, {sequence: result or READ}], least recently used first
         self.next_session = 1
 
     @property
-    def revision(self):
+    def revision(self) -> int:
         return len(self.states) - 1
 
     # ---------------------------------------------------------------------------------------------------- sessions
 
-    def apply(self, session, sequence, acknowledged, operations, system):
+    def apply(
+        self, session: int, sequence: int, acknowledged: int, operations: tuple[Any, ...], system: bool
+    ) -> list[AnyResult]:
         if session == 0:
             return [self.execute(operation, system) for operation in operations]
         if session not in self.sessions:
@@ -70,7 +80,7 @@ class Reference:
             results.append(self.execute_once(record, number, operation, system))
         return results
 
-    def execute_once(self, record, number, operation, system):
+    def execute_once(self, record: list[Any], number: int, operation: Any, system: bool) -> AnyResult:
         acknowledged, executed = record
         is_read = isinstance(operation, Get | Range)
         if number <= acknowledged:
@@ -78,18 +88,19 @@ class Reference:
         if number > acknowledged + SESSION_WINDOW:
             return Failed(self.revision, Failure.WINDOW, "", acknowledged + SESSION_WINDOW)
         if number not in executed:
-            result = self.execute(operation, system)
-            executed[number] = READ if is_read else result
-            return result
+            answer = self.execute(operation, system)
+            executed[number] = READ if is_read else answer
+            return answer
         if is_read:
             return self.execute(operation, system)
         if executed[number] is READ:
             return Failed(self.revision, Failure.INVALID)
-        return executed[number]
+        result: AnyResult = executed[number]
+        return result
 
     # -------------------------------------------------------------------------------------------------- operations
 
-    def execute(self, operation, system):
+    def execute(self, operation: Any, system: bool) -> AnyResult:
         match operation:
             case OpenSession():
                 if len(self.sessions) >= self.sessions_max:
@@ -116,7 +127,7 @@ class Reference:
             self.touched.append(attempt.touched)
         return result
 
-    def check_revision(self, revision):
+    def check_revision(self, revision: int) -> None:
         if revision > self.revision:
             raise Refusal(Failure.FUTURE_REVISION, self.revision)
         if revision < self.compacted:
@@ -126,24 +137,24 @@ class Reference:
 class Attempt:
     """The effect of one operation, on a copy."""
 
-    def __init__(self, reference, system):
+    def __init__(self, reference: Reference, system: bool) -> None:
         self.reference = reference
         self.system = system
         self.before = reference.states[-1]
         self.state = dict(self.before)
-        self.touched = set()
+        self.touched: set[bytes] = set()
         self.next = reference.revision + 1
 
-    def now(self):
+    def now(self) -> int:
         return self.next if self.touched else self.next - 1
 
-    def visible(self, revision):
+    def visible(self, revision: int) -> State:
         if revision == 0:
             return self.state
         self.reference.check_revision(revision)
         return self.reference.states[revision]
 
-    def select(self, state, first, last):
+    def select(self, state: State, first: bytes, last: bytes) -> list[KeyValue]:
         hidden = not self.system and not first.startswith(SYSTEM_PREFIX)
         return [
             state[key]
@@ -151,13 +162,13 @@ class Attempt:
             if inside(key, first, last) and not (hidden and key.startswith(SYSTEM_PREFIX))
         ]
 
-    def transaction(self, operation):
+    def transaction(self, operation: Transaction) -> Transacted:
         succeeded = all(self.holds(condition) for condition in operation.conditions)
         branch = operation.then if succeeded else operation.otherwise
         results = tuple(self.do(simple) for simple in branch)
         return Transacted(self.now(), succeeded, results)
 
-    def holds(self, condition):
+    def holds(self, condition: Condition) -> bool:
         if not isinstance(condition, Compare):
             self.reference.check_revision(condition.revision)
             return not any(
@@ -168,21 +179,23 @@ class Attempt:
         item = self.before.get(condition.key)
         if condition.target == "value" and item is None:
             return condition.relation == "!="
-        actual = {
-            "value": lambda: item.value,
-            "version": lambda: item.version if item else 0,
-            "create": lambda: item.create_revision if item else 0,
-            "mod": lambda: item.mod_revision if item else 0,
-            "exists": lambda: int(item is not None),
-        }[condition.target]()
-        return {
-            "=": actual == condition.operand,
-            "!=": actual != condition.operand,
-            "<": actual < condition.operand,
-            ">": actual > condition.operand,
+        actual: Any = {
+            "value": item.value if item else b"",
+            "version": item.version if item else 0,
+            "create": item.create_revision if item else 0,
+            "mod": item.mod_revision if item else 0,
+            "exists": int(item is not None),
+        }[condition.target]
+        operand: Any = condition.operand
+        outcome: bool = {
+            "=": actual == operand,
+            "!=": actual != operand,
+            "<": actual < operand,
+            ">": actual > operand,
         }[condition.relation]
+        return outcome
 
-    def do(self, operation):
+    def do(self, operation: Any) -> AnyResult:
         match operation:
             case Get():
                 return Got(self.now(), self.visible(operation.revision).get(operation.key))
@@ -228,7 +241,7 @@ class Attempt:
                 return Deleted(self.now(), len(found), tuple(found) if operation.previous else ())
         raise AssertionError(operation)
 
-    def writable(self, key, if_revision):
+    def writable(self, key: bytes, if_revision: int | None) -> KeyValue | None:
         if key.startswith(SYSTEM_PREFIX) and not self.system:
             raise Refusal(Failure.INVALID)
         old = self.state.get(key)
@@ -237,17 +250,17 @@ class Attempt:
             raise Refusal(Failure.CONDITION, found)
         return old
 
-    def put(self, key, value, lease):
+    def put(self, key: bytes, value: bytes, lease: int) -> None:
         old = self.state.get(key)
         create = old.create_revision if old else self.next
         version = old.version + 1 if old else 1
         self.state[key] = KeyValue(key, value, create, self.next, version, lease)
         self.touched.add(key)
 
-    def remove(self, key):
+    def remove(self, key: bytes) -> None:
         del self.state[key]
         self.touched.add(key)
 
 
-def inside(key, first, last):
+def inside(key: bytes, first: bytes, last: bytes) -> bool:
     return first <= key and (last == b"" or key < last)

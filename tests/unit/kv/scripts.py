@@ -101,3 +101,35 @@ steps = st.builds(
 )
 opening = Step((OpenSession(b"n"), OpenSession(b"n")))
 scripts = st.lists(steps, max_size=25).map(lambda rest: [opening, *rest])
+
+# Retries: one session or two, few numbers, operations that tell whether they were executed twice.
+retried = st.one_of(puts, puts, puts, st.builds(Add, keys, st.just(1)), st.builds(Get, keys), guarded_puts)
+session_steps = st.builds(
+    Step,
+    st.lists(retried, min_size=1, max_size=4).map(tuple),
+    st.sampled_from((1, 1, 1, 2)),
+    st.integers(1, 8),
+    st.sampled_from((0, 0, 0, 1, 2, 3, 4)),
+)
+session_scripts = st.lists(session_steps, min_size=3, max_size=15).map(lambda rest: [opening, *rest])
+
+# The past: many small writes to few keys outside any session, ever more to look back upon.
+few_keys = st.sampled_from(KEYS[:4])
+past = st.one_of(
+    st.builds(Put, few_keys, values, st.integers(0, 1)),
+    st.builds(Put, few_keys, values, st.integers(0, 1)),
+    st.builds(Delete, few_keys),
+    st.builds(Add, few_keys, st.just(1)),
+    st.builds(
+        Transaction,
+        st.tuples(st.builds(Unchanged, bounds, bounds, revisions)),
+        st.lists(st.builds(Put, few_keys, values) | st.builds(Delete, few_keys), max_size=3).map(tuple),
+        st.tuples(st.builds(Put, few_keys, values)),
+    ),
+    reads,
+    st.builds(Compact, revisions),
+)
+past_steps = st.builds(Step, st.lists(past, min_size=1, max_size=4).map(tuple))
+history_scripts = st.lists(past_steps, min_size=2, max_size=12)
+
+commit_points = st.sets(st.integers(0, 25))

@@ -1,6 +1,9 @@
 """What the tests of the state machine share: stores by name, a machine that is spoken to in operations, commands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -9,8 +12,27 @@ from replica.kv.memory import MemoryStore
 from replica.kv.operations import AnyOperation, AnyResult, Failed, OpenSession
 from replica.kv.runs import encode_operations, pack_payload
 from replica.kv.store import Store
+from replica.storage.state import LmdbStore
 
-STORES: dict[str, Callable[[], Store]] = {"memory": MemoryStore}
+
+@contextmanager
+def memory_store() -> Iterator[Store]:
+    """An empty store in memory."""
+    yield MemoryStore()
+
+
+@contextmanager
+def lmdb_store() -> Iterator[Store]:
+    """An empty store on LMDB, in a folder that is gone afterwards."""
+    with TemporaryDirectory(prefix="synod-kv-") as folder:
+        store = LmdbStore(Path(folder), map_bytes=64 << 20)
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+STORES: dict[str, Callable[[], AbstractContextManager[Store]]] = {"memory": memory_store, "lmdb": lmdb_store}
 """Every implementation of the port; each test that takes the fixture `store` runs on all of them."""
 
 

@@ -1,5 +1,7 @@
 """The state machine against the reference, on random logs."""
 
+from collections.abc import Container, Sequence
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,17 +9,17 @@ from hypothesis import strategies as st
 
 import replica.kv.history
 from replica.kv.machine import StateMachine
-from replica.kv.operations import Failed, Range, Transacted
+from replica.kv.operations import AnyResult, Failed, Range, ReadOperation, Transacted
 from replica.kv.runs import decode_results
 
 from .reference import Reference
-from .scripts import Step, reads, scripts
+from .scripts import Step, commit_points, history_scripts, reads, scripts, session_scripts
 from .support import STORES
 
 SESSIONS_MAX = 3
 
 
-def without_messages(result):
+def without_messages(result: AnyResult) -> AnyResult:
     """Texts are for people; codes and numbers must agree."""
     if isinstance(result, Failed):
         return msgspec.structs.replace(result, message="")
@@ -45,48 +47,72 @@ def bounds(request):
         yield
 
 
-@pytest.mark.parametrize("kind", sorted(STORES))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=scripts, questions=st.lists(reads, max_size=3), commits=st.sets(st.integers(0, 25)))
-def test_the_machine_answers_as_the_reference_does(bounds, kind, script, questions, commits):
-    machine = StateMachine(STORES[kind](), sessions_max=SESSIONS_MAX)
+on_every_store = pytest.mark.parametrize("kind", sorted(STORES))
+
+
+def examples(count: int) -> settings:
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def compare(
+    kind: str, script: Sequence[Step], questions: Sequence[ReadOperation] = (), commits: Container[int] = ()
+) -> None:
+    """Run the script on both; commit, and now and then start again, after the positions in ``commits``."""
     reference = Reference(SESSIONS_MAX)
-    everything = Range(b"", b"")
-    for position, step in enumerate(script, 1):
-        (outcome,) = machine.apply(position, [step.command()])
-        expected = reference.apply(step.session, step.sequence, step.acknowledged, step.operations, step.system)
-        assert [without_messages(result) for result in outcome.results()] == [
-            without_messages(result) for result in expected
-        ]
-        assert decode_results(outcome.encoded(), outcome.count) == outcome.results()
-        assert (machine.revision, machine.compacted) == (reference.revision, reference.compacted)
-        assert len(machine.sessions) == len(reference.sessions)
-        if position in commits:
-            machine.commit()
-        if position in commits and position % 2:
-            machine = StateMachine(machine.store, sessions_max=SESSIONS_MAX)
-        asked = [everything, *questions]
-        answers = machine.query(asked)
-        assert [without_messages(answer) for answer in answers] == [
-            without_messages(reference.execute(question, False)) for question in asked
-        ]
+    asked = [Range(b"", b""), *questions]
+    with STORES[kind]() as store:
+        machine = StateMachine(store, sessions_max=SESSIONS_MAX)
+        for position, step in enumerate(script, 1):
+            (outcome,) = machine.apply(position, [step.command()])
+            expected = reference.apply(step.session, step.sequence, step.acknowledged, step.operations, step.system)
+            assert list(map(without_messages, outcome.results())) == list(map(without_messages, expected))
+            assert decode_results(outcome.encoded(), outcome.count) == outcome.results()
+            assert (machine.revision, machine.compacted) == (reference.revision, reference.compacted)
+            assert len(machine.sessions) == len(reference.sessions)
+            if position in commits:
+                machine.commit()
+                if position % 2:
+                    machine = StateMachine(store, sessions_max=SESSIONS_MAX)
+            answers = [reference.execute(question, False) for question in asked]
+            assert list(map(without_messages, machine.query(asked))) == list(map(without_messages, answers))
 
 
-@pytest.mark.parametrize("kind", sorted(STORES))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(script=scripts)
+@on_every_store
+@examples(200)
+@given(script=scripts, questions=st.lists(reads, max_size=3), commits=commit_points)
+def test_the_machine_answers_as_the_reference_does(bounds, kind, script, questions, commits):
+    compare(kind, script, questions, commits)
+
+
+@on_every_store
+@examples(200)
+@given(script=session_scripts, commits=commit_points)
+def test_retries_in_any_order_are_answered_as_the_reference_does(bounds, kind, script, commits):
+    compare(kind, script, (), commits)
+
+
+@on_every_store
+@examples(200)
+@given(script=history_scripts, questions=st.lists(reads, max_size=3), commits=commit_points)
+def test_the_past_is_read_as_the_reference_does(bounds, kind, script, questions, commits):
+    compare(kind, script, questions, commits)
+
+
+@on_every_store
+@examples(100)
+@given(script=history_scripts)
 def test_once_all_is_compacted_nothing_but_the_live_keys_remains(bounds, kind, script):
-    machine = StateMachine(STORES[kind](), sessions_max=SESSIONS_MAX)
-    for position, step in enumerate(script, 1):
-        machine.apply(position, [step.command()])
-    before = machine.digest()
-    machine.history.compact(machine.revision)
-    while machine.history.scavenge(2):
-        pass
-    assert machine.store.count("history") == before.keys
-    assert machine.store.count("changes") == 0
-    assert machine.digest() == before
-    assert StateMachine(machine.store).history.revision == 0, "nothing was committed yet"
+    with STORES[kind]() as store:
+        machine = StateMachine(store, sessions_max=SESSIONS_MAX)
+        for position, step in enumerate(script, 1):
+            machine.apply(position, [step.command()])
+        before = machine.digest()
+        machine.history.compact(machine.revision)
+        while machine.history.scavenge(2):
+            pass
+        assert machine.store.count("history") == before.keys
+        assert machine.store.count("changes") == 0
+        assert machine.digest() == before
 
 
 def test_the_reference_can_disagree():
