@@ -78,28 +78,28 @@ def compare(
 
 
 @on_every_store
-@examples(200)
+@examples(80)
 @given(script=scripts, questions=st.lists(reads, max_size=3), commits=commit_points)
 def test_the_machine_answers_as_the_reference_does(bounds, kind, script, questions, commits):
     compare(kind, script, questions, commits)
 
 
 @on_every_store
-@examples(200)
+@examples(80)
 @given(script=session_scripts, commits=commit_points)
 def test_retries_in_any_order_are_answered_as_the_reference_does(bounds, kind, script, commits):
     compare(kind, script, (), commits)
 
 
 @on_every_store
-@examples(200)
+@examples(80)
 @given(script=history_scripts, questions=st.lists(reads, max_size=3), commits=commit_points)
 def test_the_past_is_read_as_the_reference_does(bounds, kind, script, questions, commits):
     compare(kind, script, questions, commits)
 
 
 @on_every_store
-@examples(100)
+@examples(40)
 @given(script=history_scripts)
 def test_once_all_is_compacted_nothing_but_the_live_keys_remains(bounds, kind, script):
     with STORES[kind]() as store:
