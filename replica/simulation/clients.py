@@ -1,0 +1,456 @@
+"""Clients of the simulated cluster: sessions with pipelined runs, retries, timeouts, and a record of what they saw.
+
+A client behaves as the client library does. It numbers its operations in a session, keeps several runs outstanding,
+sends the same sequences again (to another replica, if it must) until it has their results, and tells the cluster
+up to where it holds them. When it has waited too long it gives its session up, and the outcome of whatever was
+outstanding is *unknown*. A definite refusal of a run that was sent but once may be taken at its word: that operation has
+failed, and must never be found among the decided ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from replica.consensus.interface import ReplicaId
+from replica.kv import operations as kv
+from replica.kv.runs import decode_results, encode_operations
+from replica.simulation import frames
+from replica.simulation.network import Endpoint, Network
+from replica.simulation.oracle import Oracle, Violation
+from replica.simulation.world import World
+
+OK: Final = "ok"
+FAIL: Final = "fail"
+UNKNOWN: Final = "unknown"
+PENDING: Final = "pending"
+
+
+class Seen(msgspec.Struct):
+    """One operation as its client saw it. Times in seconds of the world's time."""
+
+    client: int
+    number: int
+    operation: kv.AnyOperation
+    invoked: float
+    consistency: str
+    """``log``, ``read-index`` or ``stale``."""
+    session: int = 0
+    sequence: int = 0
+    completed: float | None = None
+    outcome: str = PENDING
+    result: kv.AnyResult | None = None
+
+
+class ClientProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """How clients behave; times in seconds."""
+
+    operations: int = 100
+    """How many operations a client issues while there is chaos."""
+    window: int = 4
+    """Runs outstanding at once."""
+    run_operations: int = 4
+    """At most so many operations in a run."""
+    think_s: float = 0.0
+    """Mean of the pause before the next run."""
+    attempt_s: float = 0.3
+    """Without an answer for so long, another replica is asked."""
+    backoff_s: float = 0.02
+    give_up_s: float = 5.0
+    """After so long the session is given up."""
+    keys: int = 12
+    read_index: float = 0.2
+    """Share of reads outside the log, if the protocol offers it."""
+    stale: float = 0.05
+    believe: float = 0.5
+    """How often a definite refusal is taken as the end of an operation."""
+    weights: tuple[int, ...] = (50, 15, 10, 5, 5, 10, 5, 2)
+    """Of put, get, add, delete, range, transaction, conditional put, delete range."""
+
+
+class _Run:
+    """Operations on their way."""
+
+    __slots__ = ("attempts", "count", "encoded", "first", "refused", "seen")
+
+    def __init__(self, first: int, seen: list[Seen], encoded: bytes) -> None:
+        self.first = first
+        self.seen = seen
+        self.count = len(seen)
+        self.encoded = encoded
+        self.attempts = 0
+        self.refused = False
+
+
+class Client:
+    """One client. It never stops by itself: `operations` may be raised at any time."""
+
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        oracle: Oracle,
+        *,
+        number: int,
+        profile: ClientProfile,
+        directory: Callable[[], Sequence[ReplicaId]],
+        history: list[Seen],
+        read_index: bool,
+    ) -> None:
+        """``directory`` names the replicas that may be asked; ``read_index`` says that the protocol offers it."""
+        self._world = world
+        self._network = network
+        self._oracle = oracle
+        self.number = number
+        self.endpoint: Endpoint = -number
+        self.profile = profile
+        self._directory = directory
+        self._history = history
+        self._read_index = read_index
+        self._draw: random.Random = world.generator(f"client {number}")
+        self.budget = profile.operations
+        """Operations still to be issued."""
+        self.succeeded = 0
+        self._session = 0
+        self._nonce = b""
+        self._openings = 0
+        self._opening_since = 0.0
+        self._next_sequence = 1
+        self._acknowledged = 0
+        self._finished: set[int] = set()
+        self._runs: dict[int, _Run] = {}
+        self._reads: dict[int, tuple[Seen, float]] = {}
+        self._next_read = 1
+        self._issued = 0
+        self._target: ReplicaId = 0
+        self._progress = 0.0
+        self._revisions: dict[bytes, int] = {}
+        self._pumping = False
+        self._resending = False
+        network.register(self.endpoint, self._receive)
+
+    @property
+    def outstanding(self) -> int:
+        """Operations without an outcome."""
+        return sum(run.count for run in self._runs.values()) + len(self._reads)
+
+    @property
+    def idle(self) -> bool:
+        """Is there nothing left to do?"""
+        return self.budget <= 0 and not self._runs and not self._reads
+
+    @property
+    def target(self) -> ReplicaId:
+        """The replica that this client presently asks."""
+        return self._target
+
+    def start(self) -> None:
+        """Begin."""
+        self._choose(None)
+        self._progress = self._world.now
+        self._open()
+        self._world.after(self.profile.attempt_s, self._tick)
+
+    def crash(self) -> None:
+        """The client forgets its session with everything outstanding, and begins anew."""
+        self._abandon()
+        self._choose(None)
+        self._open()
+
+    def move(self) -> None:
+        """Turn to another replica, though nothing was wrong with the present one."""
+        self._choose(None)
+        self._resend_all()
+
+    # ------------------------------------------------------------------------------------------------------- sessions
+
+    def _open(self) -> None:
+        self._session = 0
+        self._openings += 1
+        self._nonce = b"%d/%d" % (self.number, self._openings)
+        self._opening_since = self._world.now
+        self._next_sequence = 1
+        self._acknowledged = 0
+        self._finished.clear()
+        self._send(frames.OpenSession(self._nonce))
+
+    def _abandon(self) -> None:
+        for run in self._runs.values():
+            for seen in run.seen:
+                self._close(seen, UNKNOWN)
+        for seen, _ in self._reads.values():
+            self._close(seen, UNKNOWN)
+        self._runs.clear()
+        self._reads.clear()
+        if self._session:
+            self._world.count("sessions given up")
+
+    def _close(self, seen: Seen, outcome: str, result: kv.AnyResult | None = None) -> None:
+        seen.outcome = outcome
+        seen.completed = self._world.now
+        seen.result = result
+        if outcome == OK:
+            self.succeeded += 1
+        self._world.trace.note(self._world.now, outcome, self.endpoint, b"%d" % seen.number)
+
+    # --------------------------------------------------------------------------------------------------------- sending
+
+    def _choose(self, hint: ReplicaId | None) -> None:
+        replicas = self._directory()
+        if hint is not None and hint in replicas and hint != self._target:
+            self._target = hint
+            return
+        others = [replica for replica in replicas if replica != self._target] or list(replicas)
+        self._target = others[self._draw.randrange(len(others))]
+
+    def _send(self, frame: frames.ClientFrame) -> None:
+        self._world.trace.note(self._world.now, type(frame).__name__, self.endpoint)
+        self._network.send(self.endpoint, self._target, frame)
+
+    def _send_run(self, run: _Run) -> None:
+        run.attempts += 1
+        if run.attempts == 2:
+            self._world.count("runs retried")
+        run.refused = False
+        self._send(frames.Run(self._session, run.first, run.count, self._acknowledged, run.encoded))
+
+    def _resend_all(self) -> None:
+        """Everything outstanding goes to the present target, in order."""
+        self._resending = False
+        if self._session == 0:
+            self._send(frames.OpenSession(self._nonce))
+            return
+        for run in list(self._runs.values()):
+            self._send_run(run)
+        for number, (seen, _) in list(self._reads.items()):
+            self._send_read(number, seen)
+
+    def _resend_soon(self) -> None:
+        if not self._resending:
+            self._resending = True
+            self._world.after(self.profile.backoff_s * (0.5 + self._draw.random()), self._resend_all)
+
+    def _tick(self) -> None:
+        """Look after what takes too long."""
+        now = self._world.now
+        profile = self.profile
+        oldest = min(
+            (run.seen[0].invoked for run in self._runs.values()),
+            default=now if self._session else self._opening_since,
+        )
+        if now - oldest > profile.give_up_s:
+            self._abandon()
+            self._choose(None)
+            self._open()
+            self._progress = now
+        elif now - self._progress > profile.attempt_s and (self._session == 0 or self._runs or self._reads):
+            self._progress = now
+            self._choose(None)
+            self._resend_all()
+        for number, (seen, asked) in list(self._reads.items()):
+            if now - asked > profile.give_up_s:
+                del self._reads[number]
+                self._close(seen, UNKNOWN)
+        self._pump()
+        self._world.after(profile.attempt_s * (0.5 + 0.5 * self._draw.random()), self._tick)
+
+    def nudge(self) -> None:
+        """There may be something new to do."""
+        self._pump()
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if not self._session:
+            return
+        while self.budget > 0 and len(self._runs) + len(self._reads) < self.profile.window:
+            self._issue()
+            if self.profile.think_s:
+                self._pump_later()
+                return
+
+    def _pump_later(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self._world.after(self._draw.expovariate(1.0) * self.profile.think_s, self._pump)
+
+    def _issue(self) -> None:
+        draw = self._draw
+        kind = draw.random()
+        if kind < self.profile.read_index + self.profile.stale:
+            consistency = "stale" if kind < self.profile.stale or not self._read_index else "read-index"
+            operation = self._a_read()
+            seen = self._invoke(operation, consistency)
+            number = self._next_read
+            self._next_read += 1
+            self._reads[number] = (seen, self._world.now)
+            self._send_read(number, seen)
+            return
+        count = min(self.budget, draw.randrange(1, self.profile.run_operations + 1))
+        run = _Run(self._next_sequence, [self._invoke(self._an_operation(), "log") for _ in range(count)], b"")
+        run.encoded = encode_operations([seen.operation for seen in run.seen])
+        for offset, seen in enumerate(run.seen):
+            seen.session = self._session
+            seen.sequence = run.first + offset
+        self._next_sequence += count
+        self._runs[run.first] = run
+        self._send_run(run)
+
+    def _send_read(self, number: int, seen: Seen) -> None:
+        stale = seen.consistency == "stale"
+        self._send(frames.Read(number, 1, encode_operations([seen.operation]), stale))
+
+    def _invoke(self, operation: kv.AnyOperation, consistency: str) -> Seen:
+        self.budget -= 1
+        self._issued += 1
+        seen = Seen(self.number, self._issued, operation, self._world.now, consistency)
+        self._history.append(seen)
+        if self._world.trace.readable:
+            self._world.trace.say(self._world.now, f"c{self.number}", f"#{self._issued} {operation!r}")
+        return seen
+
+    # ------------------------------------------------------------------------------------------------------ operations
+
+    def _key(self) -> bytes:
+        return b"k%02d" % self._draw.randrange(self.profile.keys)
+
+    def _value(self) -> bytes:
+        return b"%d.%d" % (self.number, self._issued + 1)
+
+    def _a_read(self) -> kv.Get | kv.Range:
+        if self._draw.random() < 0.8:
+            return kv.Get(self._key())
+        first, last = sorted((self._key(), self._key()))
+        return kv.Range(first, last + b"\x00", limit=self._draw.choice((0, 0, 3)))
+
+    def _an_operation(self) -> kv.AnyOperation:
+        draw = self._draw
+        (kind,) = draw.choices(range(8), self.profile.weights)
+        if kind == 0:
+            return kv.Put(self._key(), self._value(), previous=draw.random() < 0.2)
+        if kind == 1:
+            return kv.Get(self._key())
+        if kind == 2:
+            return kv.Add(b"counter%d" % draw.randrange(3), draw.randrange(1, 10))
+        if kind == 3:
+            return kv.Delete(self._key(), previous=True)
+        if kind == 4:
+            return self._a_read()
+        if kind == 5:
+            return self._a_transaction()
+        if kind == 6:
+            key = self._key()
+            return kv.Put(key, self._value(), if_revision=self._revisions.get(key, 0))
+        first, last = sorted((self._key(), self._key()))
+        return kv.DeleteRange(first, last)
+
+    def _a_transaction(self) -> kv.Transaction:
+        one, other = self._key(), self._key()
+        known = self._revisions.get(one, 0)
+        condition: kv.Condition
+        if self._draw.random() < 0.5:
+            condition = kv.Compare(one, "mod", "=", known)
+        else:
+            condition = kv.Compare(one, "exists", "=", 1)
+        return kv.Transaction(
+            (condition,),
+            (kv.Put(one, self._value()), kv.Add(b"transfers", 1), kv.Get(other)),
+            (kv.Get(one), kv.Put(other, self._value() + b"!")),
+        )
+
+    # --------------------------------------------------------------------------------------------------------- answers
+
+    def _receive(self, sender: Endpoint, frame: Any) -> None:
+        if isinstance(frame, frames.Results):
+            self._results(frame)
+        elif isinstance(frame, frames.ReadResults):
+            self._read_results(frame)
+        elif isinstance(frame, frames.Opened):
+            self._opened(frame)
+        elif isinstance(frame, frames.Rejected):
+            self._rejected(sender, frame)
+        elif isinstance(frame, frames.ReadRejected):
+            if frame.id in self._reads:
+                if sender == self._target:
+                    self._choose(frame.hint)
+                self._resend_soon()
+
+    def _opened(self, frame: frames.Opened) -> None:
+        self._oracle.opened(frame.nonce, frame.session)
+        if frame.nonce != self._nonce or self._session:
+            return
+        self._session = frame.session
+        self._progress = self._world.now
+        self._pump()
+
+    def _results(self, frame: frames.Results) -> None:
+        if frame.session != self._session:
+            return
+        run = self._runs.get(frame.first_sequence)
+        if run is None or run.count != frame.count:
+            return
+        results = decode_results(frame.results, frame.count)
+        if any(isinstance(result, kv.Failed) and result.code == kv.Failure.SESSION_UNKNOWN for result in results):
+            raise Violation("exactly once", f"session {self._session} is open and was answered as unknown")
+        del self._runs[run.first]
+        self._progress = self._world.now
+        for offset, result in enumerate(results):
+            sequence = run.first + offset
+            if isinstance(result, kv.Failed) and result.code in {kv.Failure.RESULT_FORGOTTEN, kv.Failure.WINDOW}:
+                raise Violation("exactly once", f"operation {self._session}:{sequence} was answered {result!r}")
+            self._oracle.acknowledged(self._session, sequence, result)
+            seen = run.seen[offset]
+            self._close(seen, OK, result)
+            self._learn(seen.operation, result)
+            self._finish(sequence)
+        if self.profile.think_s:
+            self._pump_later()
+        else:
+            self._pump()
+
+    def _learn(self, operation: kv.AnyOperation, result: kv.AnyResult) -> None:
+        if isinstance(result, kv.Written) and isinstance(operation, kv.Put):
+            self._revisions[operation.key] = result.revision
+        elif isinstance(result, kv.Got) and isinstance(operation, kv.Get):
+            self._revisions[operation.key] = 0 if result.item is None else result.item.mod_revision
+
+    def _finish(self, sequence: int) -> None:
+        self._finished.add(sequence)
+        while self._acknowledged + 1 in self._finished:
+            self._acknowledged += 1
+            self._finished.discard(self._acknowledged)
+
+    def _read_results(self, frame: frames.ReadResults) -> None:
+        waiting = self._reads.pop(frame.id, None)
+        if waiting is None:
+            return
+        seen, _ = waiting
+        self._progress = self._world.now
+        (result,) = decode_results(frame.results, 1)
+        self._oracle.read(seen.operation, result)
+        self._close(seen, OK, result)
+        self._learn(seen.operation, result)
+        self._pump()
+
+    def _rejected(self, sender: Endpoint, frame: frames.Rejected) -> None:
+        if frame.session == 0:
+            if frame.nonce == self._nonce and not self._session:
+                if sender == self._target:
+                    self._choose(frame.hint)
+                self._resend_soon()
+            return
+        run = self._runs.get(frame.first_sequence)
+        if frame.session != self._session or run is None:
+            return
+        self._world.count("definite refusals" if frame.definite else "indefinite refusals")
+        if frame.definite and run.attempts == 1 and self._draw.random() < self.profile.believe:
+            del self._runs[run.first]
+            self._world.count("operations failed for certain", run.count)
+            for offset, seen in enumerate(run.seen):
+                self._close(seen, FAIL)
+                self._finish(run.first + offset)
+        if sender == self._target:
+            self._choose(frame.hint)
+        self._resend_soon()

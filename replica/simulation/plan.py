@@ -1,0 +1,308 @@
+"""What is going to go wrong in a run: drawn from the seed before the run begins, as plain data.
+
+*Swarm testing*: which kinds of fault take part, how often, and how the machines and the network behave is drawn anew
+for each seed. A run with everything at once hides what a run with one kind brings out. Because a plan is data, a
+failing run can be repeated with faults taken out of it.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import msgspec
+
+from replica.consensus.interface import Options, ProtocolSpec
+from replica.simulation.clients import ClientProfile
+from replica.simulation.host import HostProfile
+from replica.simulation.network import LinkProfile
+
+LEADER: Final = "leader"
+ANY: Final = "any"
+
+POINTS: Final = (
+    "",
+    "",
+    "",
+    "before the sends",
+    "between two sends",
+    "before a commit",
+    "before a commit is reported",
+    "after a commit",
+    "before a delivery is applied",
+    "after a delivery is applied",
+    "before the state is committed",
+    "before an answer",
+    "before a snapshot is staged",
+    "after a snapshot is staged",
+    "before the anchor is committed",
+    "after the anchor is committed",
+    "after the state is switched",
+    "start",
+)
+"""The boundaries at which a process may be made to die; "" is whichever comes."""
+
+PARTITIONS: Final = (
+    "isolate",
+    "deaf",
+    "mute",
+    "halves",
+    "chain",
+    "hub",
+    "one link",
+    "one direction",
+    "random directions",
+    "clients",
+)
+"""Shapes of partitions: one replica cut off; one that hears nothing; one that nobody hears; two groups; a chain in which
+only neighbours hear each other; all connected through one alone; one pair; one direction of one pair; any set of
+directions; one replica cut off from all clients."""
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that goes wrong (or that an operator does) at ``at``; the other fields depend on the kind."""
+
+    at: float
+    kind: str
+    target: str = ANY
+    seconds: float = 0.0
+    detail: str = ""
+    number: float = 0.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run, before it happens."""
+
+    seed: int
+    unit_s: float
+    """The protocol's election timeout: what all durations are relative to."""
+    chaos_s: float
+    options: Options
+    links: LinkProfile
+    client_links: LinkProfile
+    hosts: tuple[HostProfile, ...]
+    """Drawn from in the order in which hosts come into being, again from the first when they are used up."""
+    clock_rates: tuple[float, ...]
+    clients: tuple[ClientProfile, ...]
+    faults: tuple[Fault, ...]
+    demand: int = 10
+    """Operations that every client has to complete once everything is healed."""
+
+
+class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """Which kinds of fault may be drawn."""
+
+    network: bool = True
+    partitions: bool = True
+    crashes: bool = True
+    disks: bool = True
+    losses: bool = True
+    """Records that rot, disks that are wiped: replicas that never come back."""
+    clocks: bool = True
+    changes: bool = True
+    """Replacement of members, snapshots on demand, changes of leader."""
+
+
+PROFILES: Final = {
+    "none": FaultProfile(
+        network=False, partitions=False, crashes=False, disks=False, losses=False, clocks=False, changes=False
+    ),
+    "network": FaultProfile(crashes=False, disks=False, losses=False, clocks=False, changes=False),
+    "crashes": FaultProfile(network=False, partitions=False, losses=False, clocks=False, changes=False),
+    "all": FaultProfile(),
+}
+
+_OPTION_SWARM: Final[dict[str, tuple[Any, ...]]] = {
+    "batch_max": (1, 1, 4, 64, 4096),
+    "window_slots": (1, 3, 16, 1024, 1024),
+    "tail_slots": (0, 2, 10, 50),
+    "chunk_bytes_max": (1, 100, 1000, 1 << 20),
+    "queue_max": (16, 16384, 16384),
+}
+"""Values that are tried for options of these names, where a protocol has them: bounds so low that they are met."""
+
+
+def unit_of(spec: ProtocolSpec, options: Options) -> float:
+    """The election timeout of a protocol, in seconds, or one second for a protocol that names none."""
+    names = ("election_timeout_max_s", "election_timeout_s")
+    defaults = {field.name: field.default for field in msgspec.structs.fields(spec.options)}
+    for name in names:
+        if name in options:
+            return float(options[name])
+        if name in defaults:
+            return float(defaults[name])
+    return 1.0
+
+
+def draw_plan(
+    draw: random.Random,
+    seed: int,
+    spec: ProtocolSpec,
+    replicas: int,
+    faults: FaultProfile,
+    *,
+    options: Options | None = None,
+    operations: int = 500,
+) -> Plan:
+    """The plan of a seed. ``operations`` is how many the clients issue together during the chaos."""
+    chosen: Options = dict(options or {})
+    known = {field.name for field in msgspec.structs.fields(spec.options)}
+    for name, values in _OPTION_SWARM.items():
+        value = draw.choice(values)
+        if name in known and name not in chosen:
+            chosen[name] = value
+    unit = unit_of(spec, chosen)
+    chaos = unit * draw.uniform(8.0, 18.0)
+    clients = _clients(draw, unit, chaos, operations)
+    calm = not (faults.disks or faults.network)
+    return Plan(
+        seed=seed,
+        unit_s=unit,
+        chaos_s=chaos,
+        options=chosen,
+        links=_links(draw, unit, faults),
+        client_links=LinkProfile(
+            delay_s=0.0001 * unit,
+            jitter_s=_log(draw, 0.0001, 0.01) * unit,
+            loss=0.0 if calm else draw.choice((0.0, 0.0, 0.02)),
+        ),
+        hosts=tuple(_host(draw, unit, faults) for _ in range(replicas)),
+        clock_rates=tuple(
+            draw.choice((1.0, 1.0, draw.uniform(0.9, 1.1), draw.uniform(0.6, 1.6))) if faults.clocks else 1.0
+            for _ in range(replicas)
+        ),
+        clients=clients,
+        faults=_faults(draw, unit, chaos, spec, faults),
+        demand=draw.randrange(5, 15),
+    )
+
+
+def _log(draw: random.Random, low: float, high: float) -> float:
+    """A number between two bounds, every order of magnitude as likely as any other."""
+    return float(low * (high / low) ** draw.random())
+
+
+def _links(draw: random.Random, unit: float, faults: FaultProfile) -> LinkProfile:
+    if not faults.network:
+        return LinkProfile(delay_s=0.0005 * unit, jitter_s=0.0005 * unit)
+    return LinkProfile(
+        delay_s=_log(draw, 0.0002, 0.02) * unit,
+        jitter_s=_log(draw, 0.0001, 0.02) * unit,
+        tail=draw.choice((0.0, 0.0, 0.01, 0.05)),
+        tail_s=_log(draw, 0.05, 2.0) * unit,
+        loss=draw.choice((0.0, 0.0, 0.01, 0.05, 0.15)),
+        duplication=draw.choice((0.0, 0.0, 0.02, 0.2)),
+        reordering=draw.choice((0.0, 0.0, 0.05, 0.5, 1.0)),
+    )
+
+
+def _host(draw: random.Random, unit: float, faults: FaultProfile) -> HostProfile:
+    slow = faults.disks
+    return HostProfile(
+        sync_mode=draw.choice(("inline", "thread")),
+        sync_s=_log(draw, 0.0002, 0.01 if slow else 0.001) * unit,
+        sync_jitter_s=_log(draw, 0.0001, 0.01 if slow else 0.001) * unit,
+        sync_tail=draw.choice((0.0, 0.0, 0.01, 0.1)) if slow else 0.0,
+        sync_tail_s=_log(draw, 0.02, 1.0) * unit,
+        turn_s=_log(draw, 0.00001, 0.002) * unit,
+        apply_first=draw.random() < 0.5,
+        frames=draw.random() < 0.7,
+        snapshot_every=int(_log(draw, 8, 400)),
+        snapshot_s=_log(draw, 0.001, 0.3) * unit,
+        state_commit_every=int(_log(draw, 1, 100)),
+        boot_s=_log(draw, 0.001, 0.3) * unit,
+        adversarial=draw.random() < 0.3,
+        greeting_s=0.1 * unit,
+        fetch_timeout_s=1.0 * unit,
+        check_every=4,
+    )
+
+
+def _clients(draw: random.Random, unit: float, chaos: float, operations: int) -> tuple[ClientProfile, ...]:
+    number = draw.randrange(3, 8)
+    each = -(-operations // number)
+    run = draw.choice((1, 2, 4, 8))
+    index = draw.choice((0.0, 0.15, 0.4))
+    think = 0.7 * chaos / max(1.0, each / ((1 + run) / 2 * (1 - index) + index))
+    keys = draw.choice((2, 6, 12, 40))
+    return tuple(
+        ClientProfile(
+            operations=each,
+            window=draw.choice((1, 2, 4, 16)),
+            run_operations=run,
+            think_s=think * draw.choice((0.0, 0.8, 1.0)),
+            attempt_s=unit * draw.uniform(0.2, 1.0),
+            backoff_s=unit * _log(draw, 0.005, 0.1),
+            give_up_s=unit * draw.choice((2.0, 6.0, 100.0)),
+            keys=keys,
+            read_index=index,
+            stale=draw.choice((0.0, 0.05)),
+            believe=draw.choice((0.0, 0.3, 1.0)),
+        )
+        for _ in range(number)
+    )
+
+
+def _faults(
+    draw: random.Random, unit: float, chaos: float, spec: ProtocolSpec, profile: FaultProfile
+) -> tuple[Fault, ...]:
+    kinds: dict[str, float] = {}
+    if profile.crashes:
+        kinds |= {"crash": 6.0, "power cut": 0.7, "pause": 3.0, "shut down": 1.0, "rolling restart": 0.4}
+    if profile.partitions:
+        kinds |= {"partition": 6.0, "reset": 3.0, "slow link": 1.5}
+    if profile.disks:
+        kinds |= {"slow disk": 1.5, "failed sync": 1.0}
+    if profile.losses:
+        kinds |= {"corrupt": 0.5, "wipe": 0.5}
+    if profile.clocks:
+        kinds |= {"clock jump": 1.5, "clock rate": 1.0}
+    if profile.changes:
+        kinds |= {"snapshot": 1.0, "yield": 1.0, "client crash": 1.0, "client move": 1.5}
+        if spec.capabilities.reconfiguration:
+            kinds |= {"replace": 1.0}
+    taken = [kind for kind in kinds if draw.random() < 0.65]
+    if not taken:
+        return ()
+    intensity = _log(draw, 0.4, 2.0)
+    faults: list[Fault] = []
+    for kind in taken:
+        mean = kinds[kind] * intensity
+        number = sum(draw.random() < mean / 12 for _ in range(12)) if mean < 12 else int(mean)
+        faults.extend(_fault(draw, kind, unit, chaos) for _ in range(number))
+    faults.sort(key=lambda fault: fault.at)
+    return tuple(faults)
+
+
+def _fault(draw: random.Random, kind: str, unit: float, chaos: float) -> Fault:
+    at = draw.uniform(0.05, 0.95) * chaos
+    target = draw.choice((LEADER, ANY, ANY))
+    seconds = 0.0
+    detail = ""
+    number = 0.0
+    if kind == "crash":
+        detail = draw.choice(("power", "process"))
+        point = draw.choice(POINTS)
+        detail += "/" + point
+        number = float(draw.randrange(1, 40) if not point else draw.randrange(1, 4))
+        seconds = _log(draw, 0.05, 4.0) * unit
+    elif kind in {"power cut", "rolling restart", "shut down"}:
+        seconds = _log(draw, 0.05, 2.0) * unit
+    elif kind == "pause":
+        seconds = _log(draw, 0.05, 3.0) * unit
+    elif kind == "partition":
+        detail = draw.choice(PARTITIONS)
+        seconds = _log(draw, 0.1, 5.0) * unit
+        number = float(draw.random() < 0.5)  # 1: frames are held, 0: dropped
+    elif kind == "slow link":
+        seconds = _log(draw, 0.5, 5.0) * unit
+        number = _log(draw, 0.05, 1.5) * unit
+    elif kind == "slow disk":
+        seconds = _log(draw, 0.5, 5.0) * unit
+        number = _log(draw, 5.0, 300.0)
+    elif kind == "clock jump":
+        number = _log(draw, 0.1, 20.0) * unit
+    elif kind == "clock rate":
+        number = draw.uniform(0.5, 2.0)
+        seconds = _log(draw, 0.5, 5.0) * unit
+    return Fault(at=at, kind=kind, target=target, seconds=seconds, detail=detail, number=number)

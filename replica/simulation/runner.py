@@ -1,0 +1,665 @@
+"""One run: build a world from a plan, let it go wrong, heal it, demand progress, and judge.
+
+A run has two phases. In the first, *chaos*, the plan's faults happen while clients work. Then everything is healed:
+links and clocks behave, every replica that may still run is started, and the clients get something more to do. Within
+`LIVENESS_UNITS` election timeouts all of it must be done, and all members must stand at the end of the same sequence.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from replica.consensus.interface import Configuration, Member, Options, ProtocolSpec, ReplicaId
+from replica.simulation.checks import check_complete, check_real_time, check_refusals
+from replica.simulation.clients import FAIL, OK, UNKNOWN, Client, Seen
+from replica.simulation.host import Armed, Host, Protocols
+from replica.simulation.network import LinkProfile, Network
+from replica.simulation.oracle import Oracle, Violation
+from replica.simulation.plan import LEADER, PROFILES, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.world import World
+
+LIVENESS_UNITS: Final = 20.0
+"""Election timeouts within which a healed cluster has to be back, everything done."""
+
+CHECKED_ALWAYS: Final = (
+    "one value per slot",
+    "prefixes",
+    "state digests",
+    "acknowledged implies decided",
+    "acknowledged implies durable",
+    "exactly once",
+    "definite refusals",
+    "invariants of the protocol",
+    "linearizability",
+    "liveness",
+)
+
+
+class SimulationFailure(AssertionError):
+    """A run went wrong. The text says how, and how to see it again."""
+
+    def __init__(self, check: str, seed: int, text: str, replay: str, trace: Sequence[str]) -> None:
+        super().__init__(f"seed {seed}: {text}\n  replay with: {replay}")
+        self.check = check
+        self.seed = seed
+        self.replay = replay
+        self.trace = trace
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened in a run that found nothing wrong."""
+
+    seed: int
+    digest: str
+    """Over everything that happened: equal digests mean equal runs."""
+    events: int
+    virtual_s: float
+    operations: int
+    succeeded: int
+    failed: int
+    unknown: int
+    positions: int
+    checked: int
+    """Operations whose order was held against real time."""
+    faults: int
+    """Faults of the plan that were carried out."""
+    recovery_units: float
+    """How long the healed cluster took, in election timeouts."""
+    counters: Mapping[str, int]
+    skipped: tuple[str, ...] = ()
+    """Checks that this protocol's capabilities leave no meaning."""
+    trace: Sequence[str] = ()
+
+
+class Controls(msgspec.Struct, frozen=True, kw_only=True):
+    """Negative controls: ways to break the world, which the checks must notice."""
+
+    persistence: bool = True
+    sync: bool = True
+
+
+class Simulation:
+    """One cluster in one world."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        spec: ProtocolSpec,
+        replicas: int,
+        *,
+        controls: Controls | None = None,
+        readable: bool = False,
+        others: Mapping[str, ProtocolSpec] | None = None,
+    ) -> None:
+        """``others`` are further protocols that a change of configuration may name."""
+        self.plan = plan
+        self.world = World(plan.seed, readable=readable)
+        self.oracle = Oracle(self.world)
+        self.network = Network(self.world, plan.links, plan.client_links)
+        self.protocols = Protocols({spec.name: spec, **(others or {})})
+        self.spec = spec
+        self.controls = controls or Controls()
+        self.history: list[Seen] = []
+        self.healed = False
+        self.faults = 0
+        self.draw: random.Random = self.world.generator("operator")
+        self.configuration = Configuration(
+            epoch=1,
+            members=tuple(Member(replica) for replica in range(1, replicas + 1)),
+            protocol=spec.name,
+            options=plan.options,
+        )
+        self.change: Configuration | None = None
+        """A configuration that the operator wants and that has not been decided."""
+        self._leaving: list[ReplicaId] = []
+        self._decided = 0
+        self.hosts: dict[ReplicaId, Host] = {}
+        for replica in range(1, replicas + 1):
+            self._add_host(replica, joining=False)
+        self.clients = [
+            Client(
+                self.world,
+                self.network,
+                self.oracle,
+                number=index + 1,
+                profile=profile,
+                directory=self._directory,
+                history=self.history,
+                read_index="read-index" in spec.capabilities.reads,
+            )
+            for index, profile in enumerate(plan.clients)
+        ]
+        self._leader: ReplicaId = 0
+
+    def _add_host(self, replica: ReplicaId, *, joining: bool) -> Host:
+        index = len(self.hosts)
+        host = Host(
+            self.world,
+            self.network,
+            self.protocols,
+            self.oracle,
+            replica=replica,
+            configuration=self.configuration,
+            joining=joining,
+            profile=self.plan.hosts[index % len(self.plan.hosts)],
+            clock_rate=1.0 if self.healed else self.plan.clock_rates[index % len(self.plan.clock_rates)],
+        )
+        host.disk.persistent = self.controls.persistence
+        host.disk.honest = self.controls.sync
+        self.hosts[replica] = host
+        return host
+
+    def _directory(self) -> list[ReplicaId]:
+        return [replica for replica in self.configuration.replicas if not self.hosts[replica].retired]
+
+    # ------------------------------------------------------------------------------------------------------------ run
+
+    def run(self) -> Report:
+        """Chaos, then healing and demand, then judgement. Raises `Violation` and whatever a protocol asserts."""
+        plan, world = self.plan, self.world
+        for host in self.hosts.values():
+            world.after(self.draw.random() * plan.unit_s * 0.2, host.start)
+        for client in self.clients:
+            world.after(self.draw.random() * plan.unit_s * 0.2, client.start)
+        for fault in plan.faults:
+            world.at(fault.at, self._strike, fault)
+        self._watch()
+        world.run(plan.chaos_s)
+        self._heal()
+        healed_at = world.now
+        deadline = healed_at + LIVENESS_UNITS * plan.unit_s
+        while not self._done():
+            if world.now >= deadline:
+                raise Violation("liveness", self._stuck())
+            world.run(min(deadline, world.now + plan.unit_s / 4))
+        recovery = (world.now - healed_at) / plan.unit_s
+        # What is on its way must not undo anything.
+        world.run(world.now + plan.unit_s / 2)
+        return self._judge(recovery)
+
+    def _heal(self) -> None:
+        self.healed = True
+        self.world.trace.say(self.world.now, "--", "everything is healed")
+        self.network.heal()
+        for replica in list(self.hosts):
+            host = self.hosts[replica]
+            if replica not in self.configuration.replicas:
+                self._retire(replica)
+            host.heal()
+        for client in self.clients:
+            client.budget += self.plan.demand
+            client.nudge()
+
+    def _members(self) -> list[Host]:
+        return [
+            self.hosts[replica]
+            for replica in self.configuration.replicas
+            if self.hosts[replica].usable
+        ]
+
+    def _done(self) -> bool:
+        if self.change is not None or not all(client.idle for client in self.clients):
+            return False
+        end = len(self.oracle.decisions)
+        for host in self._members():
+            process = host.process
+            if process is None or process.coordinator is None or process.coordinator.sealed is not None:
+                return False
+            if process.coordinator.epoch != self.configuration.epoch or host.state.applied != end:
+                return False
+        return True
+
+    def _stuck(self) -> str:
+        lines = []
+        for host in self._members():
+            process = host.process
+            if process is None or process.coordinator is None:
+                lines.append(f"r{host.replica} {'joins' if process is not None else 'is down'}")
+                continue
+            status = process.coordinator.status()
+            lines.append(
+                f"r{host.replica} in epoch {process.coordinator.epoch} is {status.role}, follows {status.leader}, "
+                f"ballot {status.ballot}, decided {status.decided}, applied {host.state.applied}"
+            )
+        waiting = [
+            f"c{client.number} asks r{client.target} for {client.outstanding}, has {client.budget} to go"
+            for client in self.clients
+            if not client.idle
+        ]
+        if self.change is not None:
+            waiting.append(f"the operator wants epoch {self.change.epoch}")
+        return (
+            f"no quiet within {LIVENESS_UNITS:g} election timeouts of healing ({len(self.oracle.decisions)} positions "
+            f"decided): {'; '.join(lines + waiting)}"
+        )
+
+    def _judge(self, recovery: float) -> Report:
+        oracle, world = self.oracle, self.world
+        for host in self._members():
+            if host.process is not None and host.process.coordinator is not None:
+                host.process.coordinator.protocol.check()
+                oracle.compare_digest(host.replica, host.state)
+                oracle.contents_of(host.replica, host.state)
+        check_complete(self.history)
+        checked = check_real_time(self.history)
+        refused = check_refusals(self.history, oracle)
+        outcomes = [seen.outcome for seen in self.history]
+        return Report(
+            seed=self.plan.seed,
+            digest=world.trace.digest(),
+            events=world.events,
+            virtual_s=world.now,
+            operations=len(self.history),
+            succeeded=outcomes.count(OK),
+            failed=refused,
+            unknown=outcomes.count(UNKNOWN) + outcomes.count(FAIL) - refused,
+            positions=len(oracle.decisions),
+            checked=checked,
+            faults=self.faults,
+            recovery_units=recovery,
+            counters=dict(sorted(world.counters.items())),
+            trace=tuple(world.trace.lines),
+        )
+
+    # -------------------------------------------------------------------------------------------------- the operator
+
+    def _watch(self) -> None:
+        """Twice per election timeout: follow the configuration, push on a change, and count changes of leader."""
+        for decision in self.oracle.decisions[self._decided :]:
+            if isinstance(decision, Configuration):
+                self.configuration = decision
+                if self.change is not None and self.change.epoch <= decision.epoch:
+                    self.change = None
+        self._decided = len(self.oracle.decisions)
+        leader = self._find_leader()
+        if leader is not None:
+            if self._leader and leader.replica != self._leader:
+                self.world.count("leader changes")
+                if any(client.outstanding for client in self.clients):
+                    self.world.count("leader changes with proposals in flight")
+            self._leader = leader.replica
+        if self.change is not None:
+            for host in list(self.hosts.values()):
+                process = host.process
+                if process is not None and process.coordinator is not None and not host.paused:
+                    if process.coordinator.status().accepting:
+                        process.enter(process.reconfigure, self.change)
+        elif self._leaving and not self.healed:
+            if self.draw.random() < 0.2:
+                self._retire(self._leaving[0])
+        elif self._leaving:
+            self._retire(self._leaving[0])
+        self.world.after(self.plan.unit_s / 2, self._watch)
+
+    def _retire(self, replica: ReplicaId) -> None:
+        """Take a removed replica out of service: until then it has haunted the cluster."""
+        host = self.hosts[replica]
+        if replica in self._leaving:
+            self._leaving.remove(replica)
+        if replica in self.configuration.replicas or host.retired:
+            return
+        host.retired = True
+        if host.process is not None:
+            host.crash(power=False, why="retired")
+
+    def _find_leader(self) -> Host | None:
+        for host in self.hosts.values():
+            process = host.process
+            if process is not None and process.coordinator is not None and not process.dead:
+                if process.coordinator.sealed is None and process.coordinator.status().accepting:
+                    return host
+        return None
+
+    def _target(self, fault: Fault) -> Host | None:
+        """The host that a fault strikes: the leader if it says so, otherwise any that is up."""
+        if fault.target == LEADER and (leader := self._find_leader()) is not None:
+            return leader
+        candidates = [host for host in self.hosts.values() if host.up]
+        return candidates[self.draw.randrange(len(candidates))] if candidates else None
+
+    def _may_lose(self, host: Host) -> bool:
+        """Would the members that can still run be a majority without this host, and is no change under way?"""
+        if self.change is not None or host.replica not in self.configuration.replicas:
+            return False
+        left = [member for member in self._members() if member is not host]
+        return len(left) > len(self.configuration.members) // 2
+
+    # --------------------------------------------------------------------------------------------------------- faults
+
+    def _strike(self, fault: Fault) -> None:
+        struck = _STRIKES[fault.kind](self, fault)
+        if struck:
+            self.faults += 1
+            self.world.count(f"fault: {fault.kind}")
+            self.world.trace.say(self.world.now, "--", f"fault: {fault.kind} {fault.detail} on {struck}")
+        else:
+            self.world.count("faults without a target")
+
+    def _crash(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.armed is not None:
+            return ""
+        kind, _, point = fault.detail.partition("/")
+        host.armed = armed = Armed(point, int(fault.number), kind == "power", fault.seconds)
+        self.world.after(self.plan.unit_s, self._crash_anyway, host, armed)
+        return host.name
+
+    def _crash_anyway(self, host: Host, armed: Armed) -> None:
+        if host.armed is armed and host.process is not None:
+            self.world.count("crashes at: no boundary")
+            host.crash(power=armed.power, why="its boundary did not come")
+            self.world.after(armed.down_s, host.start)
+
+    def _power_cut(self, fault: Fault) -> str:
+        for host in list(self.hosts.values()):
+            host.crash(power=True, why="power cut")
+            self.world.after(fault.seconds * (0.5 + self.draw.random()), host.start)
+        return "all"
+
+    def _rolling_restart(self, fault: Fault) -> str:
+        for index, host in enumerate(list(self.hosts.values())):
+            self.world.after(index * fault.seconds * 2, self._restart, host, fault.seconds)
+        return "all"
+
+    def _restart(self, host: Host, seconds: float) -> None:
+        if host.process is not None and not self.healed:
+            host.shut_down()
+            self.world.after(seconds, host.start)
+
+    def _shut_down(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None:
+            return ""
+        self._restart(host, fault.seconds)
+        return host.name
+
+    def _pause(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.paused:
+            return ""
+        host.pause(fault.seconds)
+        return host.name
+
+    def _partition(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None:
+            return ""
+        pairs = self._pairs(fault.detail, host.replica)
+        self.network.block(pairs, hold=bool(fault.number))
+        self.world.count(f"partition: {fault.detail}")
+        self.world.after(fault.seconds, self._mend, pairs)
+        return host.name
+
+    def _mend(self, pairs: list[tuple[int, int]]) -> None:
+        if self.healed:
+            return
+        self.network.unblock(pairs)
+        if self.draw.random() < 0.5:
+            for one, other in sorted({(min(pair), max(pair)) for pair in pairs if min(pair) > 0}):
+                self._reset_streams(one, other)
+
+    def _pairs(self, shape: str, center: ReplicaId) -> list[tuple[int, int]]:
+        replicas = sorted(self.hosts)
+        others = [replica for replica in replicas if replica != center]
+        draw = self.draw
+        if shape == "clients":
+            return [
+                pair
+                for client in self.clients
+                for pair in ((client.endpoint, center), (center, client.endpoint))
+            ]
+        if not others:
+            return []
+        if shape == "isolate":
+            return [pair for other in others for pair in ((center, other), (other, center))]
+        if shape == "deaf":
+            return [(other, center) for other in others]
+        if shape == "mute":
+            return [(center, other) for other in others]
+        if shape == "one link":
+            other = draw.choice(others)
+            return [(center, other), (other, center)]
+        if shape == "one direction":
+            other = draw.choice(others)
+            return [draw.choice(((center, other), (other, center)))]
+        if shape == "hub":
+            return [(one, other) for one in others for other in others if one != other]
+        if shape == "chain":
+            order = [center, *others]
+            draw.shuffle(order)
+            return [
+                (one, other)
+                for i, one in enumerate(order)
+                for j, other in enumerate(order)
+                if abs(i - j) > 1
+            ]
+        if shape == "halves":
+            side = {replica for replica in others if draw.random() < 0.5} | {center}
+            return [(one, other) for one in replicas for other in replicas if (one in side) != (other in side)]
+        share = draw.uniform(0.1, 0.6)
+        return [
+            (one, other)
+            for one in replicas
+            for other in replicas
+            if one != other and draw.random() < share
+        ]
+
+    def _reset(self, fault: Fault) -> str:
+        replicas = sorted(self.hosts)
+        if len(replicas) < 2:
+            return ""
+        one, other = self.draw.sample(replicas, 2)
+        self._reset_streams(one, other)
+        return f"r{one} and r{other}"
+
+    def _reset_streams(self, one: ReplicaId, other: ReplicaId) -> None:
+        self.network.reset(one, other)
+        self.world.after(0.02 * self.plan.unit_s * self.draw.random(), self.hosts[one].peer_reset, other)
+        self.world.after(0.02 * self.plan.unit_s * self.draw.random(), self.hosts[other].peer_reset, one)
+
+    def _slow_link(self, fault: Fault) -> str:
+        replicas = sorted(self.hosts)
+        if len(replicas) < 2:
+            return ""
+        one, other = self.draw.sample(replicas, 2)
+        slow = LinkProfile(delay_s=fault.number, jitter_s=fault.number)
+        for source, target in ((one, other), (other, one)):
+            self.network.shape(source, target, slow)
+        self.world.after(fault.seconds, self._reshape, one, other)
+        return f"r{one} and r{other}"
+
+    def _reshape(self, one: ReplicaId, other: ReplicaId) -> None:
+        if not self.healed:
+            self.network.shape(one, other, self.plan.links)
+            self.network.shape(other, one, self.plan.links)
+
+    def _slow_disk(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None:
+            return ""
+        host.sync_factor = fault.number
+        self.world.after(fault.seconds, self._quick_disk, host)
+        return host.name
+
+    def _quick_disk(self, host: Host) -> None:
+        host.sync_factor = 1.0
+
+    def _failed_sync(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None:
+            return ""
+        host.fail_next_sync = True
+        return host.name
+
+    def _corrupt(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or not self._may_lose(host):
+            return ""
+        host.crash(power=True, why="bits rot")
+        rotten = host.disk.corrupt(host.disk_draw)
+        self.world.after(0.1 * self.plan.unit_s, host.start)
+        if rotten is None:
+            return ""
+        self._lost(host)
+        return f"{host.name}: {rotten[0]} {rotten[1].hex()}"
+
+    def _wipe(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or not self._may_lose(host) or not host.disk.admitted:
+            return ""
+        host.wipe()
+        host.disk.persistent = self.controls.persistence
+        host.disk.honest = self.controls.sync
+        self.world.after(0.1 * self.plan.unit_s, host.start)
+        self._lost(host)
+        return host.name
+
+    def _lost(self, host: Host) -> None:
+        """A replica will never come back: the operator has it replaced where the protocol can."""
+        if self.spec.capabilities.reconfiguration:
+            self.world.after(self.draw.random() * 2 * self.plan.unit_s, self._replace_member, host)
+
+    def _replace(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.replica not in self.configuration.replicas or not self._replace_member(host):
+            return ""
+        return host.name
+
+    def _replace_member(self, host: Host) -> bool:
+        """Have a new replica decided on in the place of one."""
+        if self.change is not None or self.healed or host.replica not in self.configuration.replicas:
+            return False
+        replica = max(self.hosts) + 1
+        members = tuple(
+            Member(replica) if member.replica == host.replica else member for member in self.configuration.members
+        )
+        self.change = Configuration(
+            epoch=self.configuration.epoch + 1,
+            members=members,
+            protocol=self.configuration.protocol,
+            options=self.configuration.options,
+        )
+        self._leaving.append(host.replica)
+        newcomer = self._add_host(replica, joining=True)
+        self.world.after(self.draw.random() * self.plan.unit_s, newcomer.start)
+        return True
+
+    def _snapshot(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.process is None:
+            return ""
+        host.process.enter(host.process.take_snapshot)
+        return host.name
+
+    def _yield(self, fault: Fault) -> str:
+        host = self._find_leader()
+        if host is None or host.process is None:
+            return ""
+        others = [replica for replica in self.configuration.replicas if replica != host.replica]
+        successor = self.draw.choice([None, *others])
+        host.process.enter(host.process.yield_leadership, successor)
+        return host.name
+
+    def _client_crash(self, fault: Fault) -> str:
+        client = self.draw.choice(self.clients)
+        client.crash()
+        return f"c{client.number}"
+
+    def _client_move(self, fault: Fault) -> str:
+        client = self.draw.choice(self.clients)
+        client.move()
+        return f"c{client.number}"
+
+    def _clock_jump(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.process is None:
+            return ""
+        host.clock.jump(self.world.now, fault.number)
+        host.process.enter(host.process.rearm)
+        return host.name
+
+    def _clock_rate(self, fault: Fault) -> str:
+        host = self._target(fault)
+        if host is None or host.process is None:
+            return ""
+        before = host.clock.rate
+        host.clock.set_rate(self.world.now, fault.number)
+        host.process.enter(host.process.rearm)
+        self.world.after(fault.seconds, self._clock_back, host, before)
+        return host.name
+
+    def _clock_back(self, host: Host, rate: float) -> None:
+        if not self.healed:
+            host.clock.set_rate(self.world.now, rate)
+            if host.process is not None:
+                host.process.enter(host.process.rearm)
+
+
+_STRIKES: Final = {
+    "crash": Simulation._crash,
+    "power cut": Simulation._power_cut,
+    "rolling restart": Simulation._rolling_restart,
+    "shut down": Simulation._shut_down,
+    "pause": Simulation._pause,
+    "partition": Simulation._partition,
+    "reset": Simulation._reset,
+    "slow link": Simulation._slow_link,
+    "slow disk": Simulation._slow_disk,
+    "failed sync": Simulation._failed_sync,
+    "corrupt": Simulation._corrupt,
+    "wipe": Simulation._wipe,
+    "replace": Simulation._replace,
+    "snapshot": Simulation._snapshot,
+    "yield": Simulation._yield,
+    "client crash": Simulation._client_crash,
+    "client move": Simulation._client_move,
+    "clock jump": Simulation._clock_jump,
+    "clock rate": Simulation._clock_rate,
+}
+
+
+def plan_of(
+    seed: int,
+    spec: ProtocolSpec,
+    replicas: int,
+    profile: str | FaultProfile = "all",
+    *,
+    options: Options | None = None,
+    operations: int = 500,
+) -> Plan:
+    """The plan that a seed stands for. Raises `KeyError` for a profile that does not exist."""
+    faults = PROFILES[profile] if isinstance(profile, str) else profile
+    draw = random.Random(f"{seed}/plan")
+    return draw_plan(draw, seed, spec, replicas, faults, options=options, operations=operations)
+
+
+def run(
+    seed: int,
+    spec: ProtocolSpec,
+    replicas: int = 3,
+    profile: str = "all",
+    *,
+    options: Options | None = None,
+    operations: int = 500,
+    controls: Controls | None = None,
+    plan: Plan | None = None,
+    readable: bool = False,
+) -> Report:
+    """Run one seed. Raises `SimulationFailure`, which names the check, the seed and how to replay it."""
+    if plan is None:
+        plan = plan_of(seed, spec, replicas, profile, options=options, operations=operations)
+    simulation = Simulation(plan, spec, replicas, controls=controls, readable=readable)
+    try:
+        return simulation.run()
+    except Exception as error:
+        check = error.check if isinstance(error, Violation) else "invariants of the protocol"
+        replay = (
+            f"synod simulate --protocol {spec.name} --replicas {replicas} --faults {profile} "
+            f"--operations {operations} --replay {seed} --trace"
+        )
+        text = f"{type(error).__name__}: {error} (at {simulation.world.now:.6f} s)"
+        raise SimulationFailure(check, seed, text, replay, simulation.world.trace.lines) from error
