@@ -4,3 +4,21 @@ A public package for whoever writes a protocol. It may import `replica.consensus
 `replica.verification` and the pure modules of `replica.storage`; it touches no real clock, socket, thread or
 disk, and so never imports the node, the transport, the client, asyncio, lmdb or grpc.
 """
+
+from replica.simulation.oracle import Violation
+from replica.simulation.plan import PROFILES, Fault, FaultProfile, Plan
+from replica.simulation.runner import Controls, Report, Simulation, SimulationFailure, plan_of, run
+
+__all__ = [
+    "run",
+    "Report",
+    "SimulationFailure",
+    "Violation",
+    "plan_of",
+    "Plan",
+    "Fault",
+    "FaultProfile",
+    "PROFILES",
+    "Controls",
+    "Simulation",
+]

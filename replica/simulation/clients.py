@@ -3,8 +3,8 @@
 A client behaves as the client library does. It numbers its operations in a session, keeps several runs outstanding,
 sends the same sequences again (to another replica, if it must) until it has their results, and tells the cluster
 up to where it holds them. When it has waited too long it gives its session up, and the outcome of whatever was
-outstanding is *unknown*. A definite refusal of a run that was sent but once may be taken at its word: that operation has
-failed, and must never be found among the decided ones.
+outstanding is *unknown*. A definite refusal of a run that was sent but once may be taken at its word: that operation
+has failed, and must never be found among the decided ones.
 """
 
 from __future__ import annotations
@@ -114,6 +114,9 @@ class Client:
         self.budget = profile.operations
         """Operations still to be issued."""
         self.succeeded = 0
+        self.issued = 0
+        """Operations issued so far."""
+        self._think_s = profile.think_s
         self._session = 0
         self._nonce = b""
         self._openings = 0
@@ -124,7 +127,6 @@ class Client:
         self._runs: dict[int, _Run] = {}
         self._reads: dict[int, tuple[Seen, float]] = {}
         self._next_read = 1
-        self._issued = 0
         self._target: ReplicaId = 0
         self._progress = 0.0
         self._revisions: dict[bytes, int] = {}
@@ -257,8 +259,10 @@ class Client:
         self._pump()
         self._world.after(profile.attempt_s * (0.5 + 0.5 * self._draw.random()), self._tick)
 
-    def nudge(self) -> None:
-        """There may be something new to do."""
+    def hurry(self, operations: int) -> None:
+        """Issue so many operations (none, if that is negative) without a pause between them, and then no more."""
+        self.budget = max(0, operations)
+        self._think_s = 0.0
         self._pump()
 
     def _pump(self) -> None:
@@ -267,14 +271,14 @@ class Client:
             return
         while self.budget > 0 and len(self._runs) + len(self._reads) < self.profile.window:
             self._issue()
-            if self.profile.think_s:
+            if self._think_s:
                 self._pump_later()
                 return
 
     def _pump_later(self) -> None:
         if not self._pumping:
             self._pumping = True
-            self._world.after(self._draw.expovariate(1.0) * self.profile.think_s, self._pump)
+            self._world.after(self._draw.expovariate(1.0) * self._think_s, self._pump)
 
     def _issue(self) -> None:
         draw = self._draw
@@ -304,11 +308,11 @@ class Client:
 
     def _invoke(self, operation: kv.AnyOperation, consistency: str) -> Seen:
         self.budget -= 1
-        self._issued += 1
-        seen = Seen(self.number, self._issued, operation, self._world.now, consistency)
+        self.issued += 1
+        seen = Seen(self.number, self.issued, operation, self._world.now, consistency)
         self._history.append(seen)
         if self._world.trace.readable:
-            self._world.trace.say(self._world.now, f"c{self.number}", f"#{self._issued} {operation!r}")
+            self._world.trace.say(self._world.now, f"c{self.number}", f"#{self.issued} {operation!r}")
         return seen
 
     # ------------------------------------------------------------------------------------------------------ operations
@@ -317,7 +321,7 @@ class Client:
         return b"k%02d" % self._draw.randrange(self.profile.keys)
 
     def _value(self) -> bytes:
-        return b"%d.%d" % (self.number, self._issued + 1)
+        return b"%d.%d" % (self.number, self.issued + 1)
 
     def _a_read(self) -> kv.Get | kv.Range:
         if self._draw.random() < 0.8:
@@ -371,11 +375,10 @@ class Client:
             self._opened(frame)
         elif isinstance(frame, frames.Rejected):
             self._rejected(sender, frame)
-        elif isinstance(frame, frames.ReadRejected):
-            if frame.id in self._reads:
-                if sender == self._target:
-                    self._choose(frame.hint)
-                self._resend_soon()
+        elif isinstance(frame, frames.ReadRejected) and frame.id in self._reads:
+            if sender == self._target:
+                self._choose(frame.hint)
+            self._resend_soon()
 
     def _opened(self, frame: frames.Opened) -> None:
         self._oracle.opened(frame.nonce, frame.session)
@@ -405,7 +408,7 @@ class Client:
             self._close(seen, OK, result)
             self._learn(seen.operation, result)
             self._finish(sequence)
-        if self.profile.think_s:
+        if self._think_s:
             self._pump_later()
         else:
             self._pump()

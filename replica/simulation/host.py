@@ -87,6 +87,8 @@ class HostProfile(msgspec.Struct, frozen=True, kw_only=True):
     sync_jitter_s: float = 0.0001
     sync_tail: float = 0.0
     sync_tail_s: float = 0.0
+    sync_max_s: float = 1.0
+    """No sync takes longer, whatever befalls the disk: beyond that it would be a failed one."""
     turn_s: float = 0.0001
     apply_first: bool = True
     frames: bool = True
@@ -207,9 +209,7 @@ class Host:
             return
         if self._power_lost:
             # A monotonic clock begins anew with the machine.
-            self.clock = Clock(
-                self.world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=self.clock.rate
-            )
+            self.clock = Clock(self.world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=self.clock.rate)
             self._power_lost = False
         self.disk.sync()
         self.disk.incarnation += 1
@@ -886,9 +886,7 @@ class Process:
         endpoint = self._sessions.get(answer.session)
         if endpoint is not None:
             self.host.boundary("before an answer")
-            self._send(
-                endpoint, frames.Results(answer.session, answer.first_sequence, answer.count, answer.results)
-            )
+            self._send(endpoint, frames.Results(answer.session, answer.first_sequence, answer.count, answer.results))
 
     # ------------------------------------------------------------------------------------------------------ operators
 
@@ -945,8 +943,7 @@ class Process:
             return
         if self._switches and coordinator.sealed is None:
             self._switch_when_idle()
-            if self._switching or self._switches:
-                return
+            return
         if self._commands:
             self._inbox.append(Proposed(tuple(self._commands)))
             self._commands.clear()
@@ -1059,9 +1056,7 @@ class Process:
         host = self.host
         host.boundary("before a delivery is applied")
         if self.trace.readable:
-            self.trace.say(
-                self.world.now, host.name, f"   applies {delivery.position}: {_brief(delivery.commands)}"
-            )
+            self.trace.say(self.world.now, host.name, f"   applies {delivery.position}: {_brief(delivery.commands)}")
         self.trace.note(self.world.now, "apply", self.replica, b"%d" % delivery.position)
         host.oracle.delivered(self.replica, delivery)
         answers = host.state.apply(delivery.position, delivery.commands)
@@ -1126,7 +1121,7 @@ class Process:
         if profile.sync_tail and draw.random() < profile.sync_tail:
             self.world.count("slow syncs")
             seconds += draw.uniform(0.0, 2.0) * profile.sync_tail_s
-        return seconds * self.host.sync_factor
+        return min(seconds * self.host.sync_factor, profile.sync_max_s)
 
     def _committed(self) -> None:
         host = self.host

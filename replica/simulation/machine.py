@@ -108,7 +108,7 @@ class StateHome:
 
     def apply(self, position: int, commands: Sequence[Command]) -> list[Answer]:
         """Apply what was decided at a position; returns what clients are owed."""
-        answers = []
+        answers: list[Answer] = []
         for outcome in self._machine.apply(position, commands):
             answers.extend(Answer(nonce=opened.nonce, opened=opened.session) for opened in outcome.opened)
             if outcome.session:

@@ -190,9 +190,7 @@ class Model:
             return kv.Got(revision, self._entry_at(operation.key, revision))
         assert isinstance(operation, kv.Range)
         keys = sorted(
-            key
-            for key in self.versions
-            if operation.first <= key and (not operation.last or key < operation.last)
+            key for key in self.versions if operation.first <= key and (not operation.last or key < operation.last)
         )
         found = [entry for key in keys if (entry := self._entry_at(key, revision)) is not None]
         if operation.reverse:

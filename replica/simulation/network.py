@@ -174,7 +174,8 @@ class Network:
         self._client_profile = self._client_profile.healed()
         for pair in sorted(self._links):
             link = self._links[pair]
-            link.profile = link.profile.healed()
+            link.profile = self._client_profile if min(pair) < 0 else self._profile
+            link.last_arrival = 0.0  # nothing has to queue behind what a slow link still carries
             if link.blocked:
                 self.unblock([pair])
 

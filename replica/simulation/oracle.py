@@ -72,9 +72,7 @@ class Oracle:
         """A replica is about to apply a delivery."""
         position = delivery.position
         if position != self._at[replica] + 1:
-            raise Violation(
-                "prefixes", f"r{replica} delivers position {position} after {self._at[replica]}"
-            )
+            raise Violation("prefixes", f"r{replica} delivers position {position} after {self._at[replica]}")
         self._at[replica] = position
         self._decide(replica, position, delivery.commands)
 

@@ -54,9 +54,9 @@ PARTITIONS: Final = (
     "random directions",
     "clients",
 )
-"""Shapes of partitions: one replica cut off; one that hears nothing; one that nobody hears; two groups; a chain in which
-only neighbours hear each other; all connected through one alone; one pair; one direction of one pair; any set of
-directions; one replica cut off from all clients."""
+"""Shapes of partitions: one replica cut off; one that hears nothing; one that nobody hears; two groups; a chain in
+which only neighbours hear each other; all connected through one alone; one pair; one direction of one pair; any set
+of directions; one replica cut off from all clients."""
 
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,6 +204,7 @@ def _host(draw: random.Random, unit: float, faults: FaultProfile) -> HostProfile
         sync_jitter_s=_log(draw, 0.0001, 0.01 if slow else 0.001) * unit,
         sync_tail=draw.choice((0.0, 0.0, 0.01, 0.1)) if slow else 0.0,
         sync_tail_s=_log(draw, 0.02, 1.0) * unit,
+        sync_max_s=2.0 * unit,
         turn_s=_log(draw, 0.00001, 0.002) * unit,
         apply_first=draw.random() < 0.5,
         frames=draw.random() < 0.7,

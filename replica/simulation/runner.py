@@ -170,16 +170,24 @@ class Simulation:
         self._watch()
         world.run(plan.chaos_s)
         self._heal()
-        healed_at = world.now
-        deadline = healed_at + LIVENESS_UNITS * plan.unit_s
-        while not self._done():
-            if world.now >= deadline:
-                raise Violation("liveness", self._stuck())
-            world.run(min(deadline, world.now + plan.unit_s / 4))
-        recovery = (world.now - healed_at) / plan.unit_s
+        recovery = self._settle(LIVENESS_UNITS)
+        # What the clients did not get to in the chaos they do now: a run is not small because it was rough.
+        for client in self.clients:
+            client.hurry(client.profile.operations - client.issued)
+        self._settle(LIVENESS_UNITS * 5)
         # What is on its way must not undo anything.
         world.run(world.now + plan.unit_s / 2)
         return self._judge(recovery)
+
+    def _settle(self, units: float) -> float:
+        """Let time pass until everything is done; returns how many election timeouts that took. Raises `Violation`."""
+        began = self.world.now
+        unit = self.plan.unit_s
+        while not self._done():
+            if self.world.now >= began + units * unit:
+                raise Violation("liveness", self._stuck(units))
+            self.world.run(self.world.now + unit / 4)
+        return (self.world.now - began) / unit
 
     def _heal(self) -> None:
         self.healed = True
@@ -191,15 +199,10 @@ class Simulation:
                 self._retire(replica)
             host.heal()
         for client in self.clients:
-            client.budget += self.plan.demand
-            client.nudge()
+            client.hurry(self.plan.demand)
 
     def _members(self) -> list[Host]:
-        return [
-            self.hosts[replica]
-            for replica in self.configuration.replicas
-            if self.hosts[replica].usable
-        ]
+        return [self.hosts[replica] for replica in self.configuration.replicas if self.hosts[replica].usable]
 
     def _done(self) -> bool:
         if self.change is not None or not all(client.idle for client in self.clients):
@@ -213,7 +216,7 @@ class Simulation:
                 return False
         return True
 
-    def _stuck(self) -> str:
+    def _stuck(self, units: float) -> str:
         lines = []
         for host in self._members():
             process = host.process
@@ -233,8 +236,8 @@ class Simulation:
         if self.change is not None:
             waiting.append(f"the operator wants epoch {self.change.epoch}")
         return (
-            f"no quiet within {LIVENESS_UNITS:g} election timeouts of healing ({len(self.oracle.decisions)} positions "
-            f"decided): {'; '.join(lines + waiting)}"
+            f"no quiet within {units:g} election timeouts, with nothing in the way "
+            f"({len(self.oracle.decisions)} positions decided): {'; '.join(lines + waiting)}"
         )
 
     def _judge(self, recovery: float) -> Report:
@@ -283,11 +286,9 @@ class Simulation:
                     self.world.count("leader changes with proposals in flight")
             self._leader = leader.replica
         if self.change is not None:
-            for host in list(self.hosts.values()):
-                process = host.process
-                if process is not None and process.coordinator is not None and not host.paused:
-                    if process.coordinator.status().accepting:
-                        process.enter(process.reconfigure, self.change)
+            leader = self._find_leader()
+            if leader is not None and leader.process is not None and not leader.paused:
+                leader.process.enter(leader.process.reconfigure, self.change)
         elif self._leaving and not self.healed:
             if self.draw.random() < 0.2:
                 self._retire(self._leaving[0])
@@ -308,10 +309,9 @@ class Simulation:
 
     def _find_leader(self) -> Host | None:
         for host in self.hosts.values():
-            process = host.process
-            if process is not None and process.coordinator is not None and not process.dead:
-                if process.coordinator.sealed is None and process.coordinator.status().accepting:
-                    return host
+            coordinator = None if host.process is None else host.process.coordinator
+            if coordinator is not None and coordinator.sealed is None and coordinator.status().accepting:
+                return host
         return None
 
     def _target(self, fault: Fault) -> Host | None:
@@ -407,11 +407,7 @@ class Simulation:
         others = [replica for replica in replicas if replica != center]
         draw = self.draw
         if shape == "clients":
-            return [
-                pair
-                for client in self.clients
-                for pair in ((client.endpoint, center), (center, client.endpoint))
-            ]
+            return [pair for client in self.clients for pair in ((client.endpoint, center), (center, client.endpoint))]
         if not others:
             return []
         if shape == "isolate":
@@ -431,22 +427,12 @@ class Simulation:
         if shape == "chain":
             order = [center, *others]
             draw.shuffle(order)
-            return [
-                (one, other)
-                for i, one in enumerate(order)
-                for j, other in enumerate(order)
-                if abs(i - j) > 1
-            ]
+            return [(one, other) for i, one in enumerate(order) for j, other in enumerate(order) if abs(i - j) > 1]
         if shape == "halves":
             side = {replica for replica in others if draw.random() < 0.5} | {center}
             return [(one, other) for one in replicas for other in replicas if (one in side) != (other in side)]
         share = draw.uniform(0.1, 0.6)
-        return [
-            (one, other)
-            for one in replicas
-            for other in replicas
-            if one != other and draw.random() < share
-        ]
+        return [(one, other) for one in replicas for other in replicas if one != other and draw.random() < share]
 
     def _reset(self, fault: Fault) -> str:
         replicas = sorted(self.hosts)
@@ -521,7 +507,10 @@ class Simulation:
     def _lost(self, host: Host) -> None:
         """A replica will never come back: the operator has it replaced where the protocol can."""
         if self.spec.capabilities.reconfiguration:
-            self.world.after(self.draw.random() * 2 * self.plan.unit_s, self._replace_member, host)
+            self.world.after(self.draw.random() * 2 * self.plan.unit_s, self._replace_lost, host)
+
+    def _replace_lost(self, host: Host) -> None:
+        self._replace_member(host)
 
     def _replace(self, fault: Fault) -> str:
         host = self._target(fault)
@@ -641,7 +630,7 @@ def run(
     seed: int,
     spec: ProtocolSpec,
     replicas: int = 3,
-    profile: str = "all",
+    profile: str | FaultProfile = "all",
     *,
     options: Options | None = None,
     operations: int = 500,

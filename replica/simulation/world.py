@@ -85,7 +85,7 @@ class World:
     def at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do ``action(*arguments)`` at ``time``, or now if that has passed."""
         self._scheduled += 1
-        heappush(self._queue, (time if time > self.now else self.now, self._scheduled, action, arguments))
+        heappush(self._queue, (max(time, self.now), self._scheduled, action, arguments))
 
     def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do ``action(*arguments)`` once ``delay`` seconds have passed."""
