@@ -176,6 +176,8 @@ class Host:
         self.armed: Armed | None = None
         self.stopped = ""
         """Why this replica never runs again; empty while it may."""
+        self.doomed = False
+        """Something on its disk is beyond repair; it may not have noticed yet."""
         self.retired = False
         """Taken out of service by the operator, after another has taken its place."""
         self.paused = False
@@ -361,6 +363,8 @@ class Process:
         self._staging = False
         self._fetch = 0
         self._fetches = 0
+        self._fetch_arrived = 0
+        self._snapshots = 0
         self._fetch_peer: ReplicaId = 0
         self._fetch_wished = False
         self._since_commit = 0
@@ -444,7 +448,9 @@ class Process:
         self.host.crash(power=False, why="shut down")
 
     def _drop_snapshots(self, anchor: Anchor) -> None:
-        for name in [name for name in self.disk.snapshots if name != anchor.snapshot]:
+        """Remove what no anchor names, nor any that is yet to be committed."""
+        kept = {anchor.snapshot, *(switch.anchor.snapshot for switch in self._switches)}
+        for name in [name for name in self.disk.snapshots if name not in kept]:
             del self.disk.snapshots[name]
 
     # --------------------------------------------------------------------------------------------------------- frames
@@ -674,8 +680,9 @@ class Process:
         self._send(sender, offer, transfer_s=self.profile.snapshot_s)
 
     def _snapshot_offered(self, sender: ReplicaId, offer: frames.SnapshotOffer) -> None:
-        if offer.number != self._fetch:
+        if offer.number != self._fetch or offer.number == self._fetch_arrived:
             return
+        self._fetch_arrived = offer.number
         if offer.anchor is None:
             self._fetch_failed(offer.number)
             return
@@ -701,7 +708,8 @@ class Process:
         self._switch_when_idle()
 
     def _snapshot_name(self, anchor: Anchor, origin: str) -> str:
-        return f"{anchor.configuration.epoch}-{anchor.frontier}-{self.incarnation}-{self._fetches}-{origin}"
+        self._snapshots += 1
+        return f"{anchor.configuration.epoch}-{anchor.frontier}-{self.incarnation}-{self._snapshots}-{origin}"
 
     def take_snapshot(self) -> None:
         """Take a snapshot of the own state, to let the log be truncated behind it."""

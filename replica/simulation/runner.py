@@ -322,10 +322,15 @@ class Simulation:
         return candidates[self.draw.randrange(len(candidates))] if candidates else None
 
     def _may_lose(self, host: Host) -> bool:
-        """Would the members that can still run be a majority without this host, and is no change under way?"""
+        """Would the members that can vote be a majority without this host, and is no change under way?
+
+        A newcomer counts once its peers have taken it on record: until then it depends on all of them.
+        """
         if self.change is not None or host.replica not in self.configuration.replicas:
             return False
-        left = [member for member in self._members() if member is not host]
+        left = [
+            member for member in self._members() if member is not host and member.disk.admitted and not member.doomed
+        ]
         return len(left) > len(self.configuration.members) // 2
 
     # --------------------------------------------------------------------------------------------------------- faults
@@ -506,6 +511,7 @@ class Simulation:
 
     def _lost(self, host: Host) -> None:
         """A replica will never come back: the operator has it replaced where the protocol can."""
+        host.doomed = True
         if self.spec.capabilities.reconfiguration:
             self.world.after(self.draw.random() * 2 * self.plan.unit_s, self._replace_lost, host)
 

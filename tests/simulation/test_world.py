@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from replica.consensus.interface import Options
 from replica.simulation import Controls, FaultProfile, SimulationFailure, plan_of, run
 from tests.simulation.primary import PROTOCOL
 
@@ -16,7 +19,7 @@ RECOVERABLE = FaultProfile(losses=False)
 """Everything but the loss of a disk, which a protocol with one fixed primary cannot outlive."""
 
 
-def first_failure(seeds, **how):
+def first_failure(seeds: Iterable[int], **how: Any) -> SimulationFailure | None:
     """The failure of the first seed that has one, or None."""
     for seed in seeds:
         try:
@@ -64,7 +67,7 @@ def test_a_sound_protocol_passes_under_faults():
     reports = [run(seed, PROTOCOL, 3, RECOVERABLE, operations=200) for seed in range(20)]
     assert all(report.operations >= 200 for report in reports)
     assert sum(report.succeeded for report in reports) > 0.5 * sum(report.operations for report in reports)
-    total = {}
+    total: dict[str, int] = {}
     for report in reports:
         for name, number in report.counters.items():
             total[name] = total.get(name, 0) + number
@@ -107,8 +110,9 @@ def test_a_planted_bug_is_noticed(bug, checks):
 
 
 def test_a_failure_names_its_seed_and_how_to_replay_it():
-    bug = {"bug_reuses_positions": True}
+    bug: Options = {"bug_reuses_positions": True}
     failure = first_failure(range(200), options=bug)
+    assert failure is not None
     assert f"seed {failure.seed}:" in str(failure)
     assert f"--replay {failure.seed}" in failure.replay
     with pytest.raises(SimulationFailure) as again:
