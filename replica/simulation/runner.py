@@ -202,7 +202,10 @@ class Simulation:
             client.hurry(self.plan.demand)
 
     def _members(self) -> list[Host]:
-        return [self.hosts[replica] for replica in self.configuration.replicas if self.hosts[replica].usable]
+        return [host for host in self._all_members() if host.usable]
+
+    def _all_members(self) -> list[Host]:
+        return [self.hosts[replica] for replica in self.configuration.replicas]
 
     def _done(self) -> bool:
         if self.change is not None or not all(client.idle for client in self.clients):
@@ -519,8 +522,10 @@ class Simulation:
         self._replace_member(host)
 
     def _replace(self, fault: Fault) -> str:
-        host = self._target(fault)
-        if host is None or host.replica not in self.configuration.replicas or not self._replace_member(host):
+        # Whoever is lost goes first: a newcomer needs the rest of the members in order to be admitted.
+        lost = [host for host in self._all_members() if host.doomed]
+        host = lost[0] if lost else self._target(fault)
+        if host is None or not (host.doomed or self._may_lose(host)) or not self._replace_member(host):
             return ""
         return host.name
 
