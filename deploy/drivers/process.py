@@ -38,11 +38,19 @@ class ProcessDriver(Driver):
         command = [sys.executable, "-m", "replica.cli", "serve", "--config", str(config)]
         if not replica.formatted:
             command.append("--join" if replica.joining else "--bootstrap")
-        with _log(folder, replica).open("ab") as log:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+        with _log(folder, replica).open("ab") as log, Path(os.devnull).open("rb") as nothing:
+            # Not subprocess.Popen: it takes a child that outlives its parent for a mistake.
+            replica.process = os.posix_spawn(
+                sys.executable,
+                command,
+                _environment(),
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+                ],
+                setsid=True,
             )
-        replica.process = process.pid
         replica.formatted = True
 
     def alive(self, folder: Path, replica: ReplicaLayout) -> bool:
