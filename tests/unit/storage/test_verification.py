@@ -1,7 +1,10 @@
 """Damage in the pages of LMDB is found before the replica's own process meets it."""
 
 import signal
+import struct
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,55 @@ def test_no_damaged_page_passes_for_a_sound_log(tmp_path):
             # A page that nothing leads to (an older copy, or the list of free pages) is no part of the log.
             assert found.tables == {"meta": 2, "votes": 120}
     assert noticed >= 3
+
+
+def damaged_leaves(path: Path, damage: Callable[[bytearray, int, int], None]) -> list[str]:
+    """What the walk says when one leaf page after the other is damaged, where it says anything.
+
+    A page of LMDB begins with its number (8 bytes), two more, flags (2; 2 stands for a leaf), and the end of the array
+    of pointers to its records (2), which begins at byte 16.
+    """
+    sound = (path / "data.mdb").read_bytes()
+    said = []
+    for page in range(2, len(sound) // PAGE):
+        begin = page * PAGE
+        flags, lower = struct.unpack_from("<HH", sound, begin + 10)
+        if flags != 2 or lower < 16 + 2 * 8:
+            continue
+        content = bytearray(sound)
+        damage(content, begin, lower)
+        (path / "data.mdb").write_bytes(content)
+        try:
+            verify_in_child(path, checksums=False)
+        except CorruptStorage as error:
+            said.append(str(error))
+    (path / "data.mdb").write_bytes(sound)
+    return said
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the pages of LMDB are in the byte order of the machine")
+def test_a_record_that_became_invisible_is_missed(tmp_path):
+    path = log_with_records(tmp_path / "log", count=120)
+
+    def hide_last(content: bytearray, begin: int, lower: int) -> None:
+        struct.pack_into("<H", content, begin + 12, lower - 2)
+
+    said = damaged_leaves(path, hide_last)
+    assert said
+    assert all("holds 119 records where 120 are counted" in line for line in said)
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the pages of LMDB are in the byte order of the machine")
+def test_records_that_changed_places_are_noticed(tmp_path):
+    path = log_with_records(tmp_path / "log", count=120)
+
+    def swap_first_two(content: bytearray, begin: int, _lower: int) -> None:
+        pointers = content[begin + 16 : begin + 20]
+        content[begin + 16 : begin + 20] = pointers[2:] + pointers[:2]
+
+    said = damaged_leaves(path, swap_first_two)
+    assert said
+    assert all("don't ascend" in line for line in said)
 
 
 def test_a_start_on_a_damaged_log_is_refused_before_anything_is_written(tmp_path):
