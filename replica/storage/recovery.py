@@ -4,13 +4,13 @@
 2. The log is verified in a child process, where damage can't take this one down, and opened.
 3. The start is counted, durably: the *incarnation* precedes everything that the replica does.
 4. The state is used as it is where it can be trusted, and otherwise built anew from the snapshot that the anchor names;
-   what the log holds beyond it is for the protocol to deliver again.
+   what the log holds beyond it is for the protocol to deliver again. Damage to it is no misfortune: it is built anew.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -22,6 +22,10 @@ from .snapshots import INSTALL_COMMIT_BYTES, Snapshots, SnapshotTask, install
 from .space import FREE_BYTES_MIN, SpaceGuard, Usage
 from .state import STATE_MAP_BYTES, LmdbStore, StateFolder
 from .verification import verify_in_child
+
+STATE_VERIFIED_BYTES_MAX: Final = 256 << 20
+"""Up to this size a state that was not closed cleanly is walked before it is used; half a second or so. A larger one is
+trusted unseen: it is the page cache's, and the replica is wanted."""
 
 
 def format_storage(path: Path, *, cluster: str, replica: int, anchor: Anchor | None) -> Identity:
@@ -247,21 +251,35 @@ def check_protocol(folder: DataFolder, anchor: Anchor | None, protocol: str | No
 def _recover_state(
     states: StateFolder, snapshots: Snapshots, anchor: Anchor | None, *, map_bytes: int
 ) -> tuple[LmdbStore, bool]:
+    """The state that belongs to ``anchor``, and whether it had to be rebuilt."""
     name = anchor.snapshot if anchor is not None else ""
     generation = states.present_generation(name)
-    rebuilt = generation is None
-    if generation is None:
-        generation = states.reserve()
-        if name:
-            try:
-                _fill(states.directory(generation), snapshots.path_of(name), map_bytes=map_bytes)
-            except CorruptSnapshot as error:
-                raise CorruptStorage(
-                    f"{snapshots.path_of(name)}: the state must be rebuilt from it and can't be ({error}); the log "
-                    "behind it is gone, so replace the replica"
-                ) from error
+    if generation is not None and _is_sound(states, generation):
+        states.use(generation)
+        return LmdbStore(states.directory(generation), map_bytes=map_bytes), False
+    generation = states.reserve()
+    if name:
+        try:
+            _fill(states.directory(generation), snapshots.path_of(name), map_bytes=map_bytes)
+        except CorruptSnapshot as error:
+            raise CorruptStorage(
+                f"{snapshots.path_of(name)}: the state must be rebuilt from it and can't be ({error}); the log "
+                "behind it is gone, so replace the replica"
+            ) from error
     states.use(generation)
-    return LmdbStore(states.directory(generation), map_bytes=map_bytes), rebuilt
+    return LmdbStore(states.directory(generation), map_bytes=map_bytes), True
+
+
+def _is_sound(states: StateFolder, generation: int) -> bool:
+    """Can the generation be read? A replica that crashed may have crashed on it, and must not do so forever."""
+    directory = states.directory(generation)
+    if states.marker.clean or (directory / "data.mdb").stat().st_size > STATE_VERIFIED_BYTES_MAX:
+        return True
+    try:
+        verify_in_child(directory, checksums=False)
+    except CorruptStorage:
+        return False
+    return True
 
 
 def _fill(directory: Path, snapshot: Path, *, map_bytes: int, sync: bool = False) -> None:

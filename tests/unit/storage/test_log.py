@@ -9,7 +9,7 @@ import pytest
 from replica.consensus.interface import CorruptRecord, Discard, Put
 from replica.storage.coordinator import ANCHOR_KEY, LAST_KEY, META_TABLE
 from replica.storage.envelope import HEADER, Envelope, RecordFault
-from replica.storage.errors import CorruptStorage, StorageError, StorageFull, UnreadableRecord
+from replica.storage.errors import CorruptStorage, StorageError, StorageFull, SyncFailed, UnreadableRecord
 from replica.storage.log import LogEnvironment
 from replica.storage.verification import verify_in_child
 
@@ -360,6 +360,46 @@ def test_a_full_map_is_fatal_and_every_later_commit_is_refused_alike(tmp_path):
     log.close()
     log = reopened(tmp_path / "log")
     assert votes(log) == [0]
+    log.close()
+
+
+def test_a_failed_sync_is_fatal_and_never_tried_again(tmp_path):
+    log = new_log(tmp_path / "log")
+    log.commit([[vote(1)]])
+    sound = log._environment
+    attempts = []
+
+    class FailingTransaction:
+        """One whose sync fails, after which nobody knows what the disk holds."""
+
+        def __init__(self, transaction: lmdb.Transaction) -> None:
+            self._transaction = transaction
+
+        def __getattr__(self, name):
+            return getattr(self._transaction, name)
+
+        def commit(self):
+            attempts.append(1)
+            self._transaction.abort()
+            raise lmdb.Error("mdb_txn_commit: Input/output error")
+
+    class FailingEnvironment:
+        def __getattr__(self, name):
+            return getattr(sound, name)
+
+        def begin(self, write=False):
+            transaction = sound.begin(write=write)
+            return FailingTransaction(transaction) if write else transaction
+
+    log._environment = FailingEnvironment()
+    for _ in range(3):
+        with pytest.raises(SyncFailed, match="not tried again"):
+            log.commit([[vote(2)]])
+    assert len(attempts) == 1
+    log._environment = sound
+    with pytest.raises(SyncFailed):
+        log.commit([[vote(2)]])
+    assert votes(log) == [1]
     log.close()
 
 

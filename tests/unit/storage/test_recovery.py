@@ -182,6 +182,20 @@ def test_a_damaged_state_is_built_anew_on_request(tmp_path):
         assert applied(storage) == 5
 
 
+def test_a_state_that_cannot_be_read_after_a_crash_is_built_anew(tmp_path):
+    storage = new_storage(tmp_path / "data")
+    fill(storage.state, 5)
+    take_snapshot(storage, frontier=5)
+    fill(storage.state, 8)
+    directory = storage.state.path
+    crash(storage)
+    with open(directory / "data.mdb", "r+b") as file:
+        file.truncate(2 * 4096)  # the two meta pages, and nothing of what they lead to
+    with opened(tmp_path / "data") as storage:
+        assert storage.state_rebuilt
+        assert applied(storage) == 5
+
+
 def test_staging_and_snapshots_that_do_not_count_are_swept_at_the_start(tmp_path):
     storage = new_storage(tmp_path / "data")
     fill(storage.state, 5)
