@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from replica.transport import AddressUnavailable, MessageTooLarge
+from replica.transport import AddressUnavailable, MessageTooLarge, bind, create_server
 from replica.transport.bounds import MESSAGE_BYTES_MAX
 from tests.support.transports import Party, eventually, running
 
@@ -67,6 +67,19 @@ async def test_a_port_in_use_is_refused_in_one_line():
             await two.transport.start()
         assert str(refused.value) == f"cannot listen on {one.address}: Address already in use"
         assert two.transport.port == 0
+
+
+async def test_a_port_that_is_taken_at_the_last_moment_is_not_shared(monkeypatch):
+    """Without the option for it, grpc binds a port in use along with its owner, and says nothing."""
+    monkeypatch.setattr("replica.transport.channels.check_address", lambda _: None)
+    first, second = create_server(), create_server()
+    try:
+        port = bind(first, "127.0.0.1:0")
+        with pytest.raises(AddressUnavailable):
+            bind(second, f"127.0.0.1:{port}")
+    finally:
+        await first.stop(None)
+        await second.stop(None)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", ":80", "nowhere.invalid:1"])

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 
+import grpc
 import pytest
 
 from replica.transport import (
@@ -11,7 +12,10 @@ from replica.transport import (
     SnapshotQuery,
     SnapshotRefused,
     SnapshotUnserved,
+    bind,
+    create_server,
 )
+from replica.wire.typed import PeerServicer, SnapshotChunk, add_peer_servicer
 from tests.support.transports import PATIENCE_S, Party, eventually, running
 
 CONTENT = bytes(range(256)) * 10_000
@@ -119,6 +123,39 @@ async def test_a_snapshot_that_ends_early_is_never_taken_for_whole(pair):
     two.host.source = lambda _: Source(CONTENT, total_bytes=len(CONTENT) + 1)
     with pytest.raises(SnapshotInterrupted, match=f"{len(CONTENT)} of {len(CONTENT) + 1}"):
         await one.transport.fetch_snapshot(2, frontier=0, epoch=1, sink=Sink())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "complaint"),
+    [
+        ([SnapshotChunk(data=b"abc", offset=0, total_bytes=5, last=True)], "3 of 5 bytes"),
+        ([SnapshotChunk(data=b"abc", offset=0, total_bytes=5), SnapshotChunk(offset=4)], "expected byte 3, got 4"),
+        ([SnapshotChunk(data=b"abc", offset=0, total_bytes=5)], "ended after 3 bytes"),
+        ([], "ended after 0 bytes"),
+    ],
+)
+async def test_a_peer_that_breaks_the_rules_has_sent_no_snapshot(chunks, complaint):
+    class Careless(PeerServicer):
+        async def Connect(self, request_iterator, context):  # noqa: N802 - the name is the contract's
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+            yield
+
+        async def FetchSnapshot(self, request, context):  # noqa: N802
+            for chunk in chunks:
+                yield chunk
+
+    server = create_server()
+    add_peer_servicer(Careless(), server)
+    port = bind(server, "127.0.0.1:0")
+    await server.start()
+    one = Party(1)
+    try:
+        async with running(one, connected=False):
+            one.transport.set_peers({2: f"127.0.0.1:{port}"})
+            with pytest.raises(SnapshotInterrupted, match=complaint):
+                await one.transport.fetch_snapshot(2, frontier=0, epoch=1, sink=Sink())
+    finally:
+        await server.stop(None)
 
 
 async def test_a_peer_that_falls_silent_is_given_up(pair):
