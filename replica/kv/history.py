@@ -57,8 +57,11 @@ PENDING_RECORDS_MAX: Final = 4096
 PENDING_BYTES_MAX: Final = 4 << 20
 """Their size, judged by the commands they came from."""
 
-SKIPPED_RECORDS_MAX: Final = 8
-"""Superseded records of one key that a scan walks over before it seeks past the rest."""
+SKIPPED_RECORDS_MAX: Final = 4
+"""Superseded records that a scan walks over, one after the other, before it takes to seeking."""
+
+SOUGHT_KEYS: Final = 128
+"""Keys that a scan seeks one by one before it tries again whether walking will do."""
 
 RECENT_CHANGES_MAX: Final = 4096
 """Up to so many revisions back, "has anything changed in here" is answered from the changes, else from the interval."""
@@ -323,30 +326,40 @@ class History:
         return self._newest_forwards(low, high, inverted, system)
 
     def _newest_forwards(self, low: bytes, high: bytes, inverted: bytes, system: bool) -> Iterator[tuple[bytes, bytes]]:
-        seen = b""  # the key that the scan is through with
+        """Walks from record to record while they are few a key, and seeks from key to key where they are many."""
         while not high or low < high:
+            seen = b""
             skipped = 0
             for record_key, record in self._store.scan(HISTORY, low, high):
                 prefix = record_key[:-REVISION_BYTES]
-                if prefix == seen:
-                    skipped += 1
-                    if skipped > SKIPPED_RECORDS_MAX:
-                        low = prefix[: -len(TERMINATOR)] + BEHIND
-                        break
-                elif prefix.startswith(_HIDDEN) and not system:
+                if prefix.startswith(_HIDDEN) and not system:
                     low = _HIDDEN_END
                     break
-                elif record_key[-REVISION_BYTES:] < inverted:  # written after the revision asked for
+                if prefix == seen or record_key[-REVISION_BYTES:] < inverted:
+                    # Superseded, or written after the revision asked for.
                     skipped += 1
                     if skipped > SKIPPED_RECORDS_MAX:
-                        low = prefix + inverted
+                        low = prefix[: -len(TERMINATOR)] + BEHIND if prefix == seen else prefix
                         break
-                else:
-                    seen = prefix
-                    skipped = 0
-                    yield record_key, record
+                    continue
+                seen = prefix
+                skipped = 0
+                yield record_key, record
             else:
                 return
+            for _ in range(SOUGHT_KEYS):
+                found = self._store.seek(HISTORY, low)
+                if found is None or (high and found[0] >= high):
+                    return
+                prefix = found[0][:-REVISION_BYTES]
+                if prefix.startswith(_HIDDEN) and not system:
+                    low = _HIDDEN_END
+                    continue
+                if found[0][-REVISION_BYTES:] < inverted:
+                    found = self._store.seek(HISTORY, prefix + inverted)
+                if found is not None and found[0][:-REVISION_BYTES] == prefix:
+                    yield found
+                low = prefix[: -len(TERMINATOR)] + BEHIND
 
     def _newest_backwards(
         self, low: bytes, high: bytes, inverted: bytes, system: bool
