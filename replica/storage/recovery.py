@@ -141,7 +141,7 @@ class Storage:
     def discard(self, installation: Installation) -> None:
         """The anchor of ``installation`` is not going to be committed."""
         self.states.retract()
-        self.snapshots.path_of(installation.anchor.snapshot).unlink(missing_ok=True)
+        self.snapshots.remove(installation.anchor.snapshot)
 
     def rebuild_state(self) -> LmdbStore:
         """The state turned out to be damaged: build it anew from the anchor's snapshot, and return it.

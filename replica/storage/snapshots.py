@@ -356,6 +356,8 @@ class Snapshots:
         self.path = path
         self.cluster = cluster
         self.staging = path / _STAGING
+        # Complete, and to be named by an anchor yet: one that was fetched may wait while another is taken.
+        self._waiting: set[str] = set()
 
     def mint_name(self, anchor: Anchor) -> str:
         """A name that no snapshot has had. It tells people where the snapshot stands; programs ask the header."""
@@ -379,6 +381,7 @@ class Snapshots:
     def publish(self, staged: Path, name: str) -> Path:
         """Put a staged file that has been synced in its place, durably."""
         path = self.path_of(name)
+        self._waiting.add(name)
         staged.rename(path)
         sync_directory(self.path)
         return path
@@ -392,10 +395,19 @@ class Snapshots:
         return SnapshotReceiver(self)
 
     def keep_only(self, name: str) -> None:
-        """Remove every snapshot but that one, once the anchor that names it is durable. An empty name keeps none."""
+        """Remove what that one supersedes, once the anchor that names it is durable.
+
+        Snapshots that were completed in this run and wait for their anchor stay. An empty name stands for no snapshot.
+        """
+        self._waiting.discard(name)
         for other in self.names():
-            if other != name:
+            if other != name and other not in self._waiting:
                 self.path_of(other).unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Remove a snapshot that no anchor is going to name."""
+        self._waiting.discard(name)
+        self.path_of(name).unlink(missing_ok=True)
 
     def clean_staging(self) -> None:
         """Remove what an earlier run began and didn't finish."""

@@ -221,6 +221,19 @@ def test_an_old_snapshot_goes_only_after_the_anchor_that_supersedes_it(tmp_path)
         assert storage.snapshots.names() == [task.anchor.snapshot]
 
 
+def test_a_snapshot_that_waits_for_its_anchor_outlives_one_that_is_taken_meanwhile(tmp_path):
+    with new_storage(tmp_path / "data") as storage:
+        fill(storage.state, 5)
+        fetched = fetch(storage, peer_snapshot(tmp_path, frontier=20))
+        own = take_snapshot(storage, frontier=5)
+        assert sorted(storage.snapshots.names()) == sorted([fetched.snapshot, own.snapshot])
+        installation = storage.prepare_installation(fetched)
+        commit_anchor(storage, installation.anchor)
+        storage.adopt(installation)
+        assert storage.snapshots.names() == [fetched.snapshot]
+        assert applied(storage) == 20
+
+
 # --------------------------------------------------------------------------------- the switch to an installed snapshot
 
 STEPS = ("received", "prepared", "anchored", "adopted")
