@@ -9,7 +9,9 @@ frame for frame. Three measurements, one line of JSON each:
 - ``blocked``: the sender blocks its loop right after handing a message over, as an inline sync does; when has the
   message arrived at the other side? With ``flush`` it is measured against the hand-over; without, the message waits.
 
-``python -m bench.micro_transport`` takes about ten seconds. Times move from run to run: compare within one.
+``python -m bench.micro_transport`` takes about ten seconds. Times move from run to run: compare within one. grpc waits
+for its sockets as it does by default; `synod serve` chooses otherwise (`replica.tuning`), which the same setting of
+GRPC_EXPERIMENTS shows here.
 """
 
 from __future__ import annotations

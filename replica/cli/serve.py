@@ -24,6 +24,8 @@ from typing import Any, NoReturn
 
 import click
 
+from replica.tuning import tune_grpc
+
 __all__ = ["format_command", "serve"]
 
 
@@ -68,6 +70,7 @@ def serve(check_config: bool, **flags: Any) -> None:
     Exit status: 0 stopped as asked, 1 failed, 2 wrong configuration or data folder, 3 cannot listen,
     4 no longer a member, 5 wrong disk or cluster, 6 damaged storage.
     """
+    tune_grpc(os.environ)
     config = _load(flags)
     if check_config:
         click.echo(f"the configuration of replica {config.replica} of cluster {config.cluster!r} is valid")
