@@ -6,6 +6,10 @@ the next groups accumulate and are merged into one transaction: group commit wit
 order in which they were submitted, and several may be reported by the last of them.
 
 A failed commit is fatal. It is reported once; whatever was submitted after it is never reported durable.
+
+A commit lets go of the interpreter and takes it back several times (LMDB runs without it). Beside an owner that
+computes without a pause, each time costs up to the interpreter's switch interval, 5 ms by default. A process that
+commits on the thread does well to set it to `SWITCH_INTERVAL_S` (`sys.setswitchinterval`), not for a library to do.
 """
 
 from __future__ import annotations
@@ -46,6 +50,9 @@ SLOW_SYNCS_MAX: Final = 3
 """That many slow syncs among the last `SLOW_WINDOW` move the commits to the thread."""
 
 SLOW_WINDOW: Final = 256
+
+SWITCH_INTERVAL_S: Final = 0.0005
+"""What suits a process whose loop is busy while the writer thread commits."""
 
 MERGED_GROUPS_MAX: Final = 1024
 """Groups in one transaction of the writer thread."""
@@ -282,6 +289,7 @@ def _call(function: Callable[..., None], *arguments: object) -> Callable[[], Non
 
 
 __all__ = [
+    "SWITCH_INTERVAL_S",
     "GroupWriter",
     "SyncMeasurement",
     "SyncMode",
