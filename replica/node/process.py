@@ -13,7 +13,7 @@ import click
 
 from .config import NodeConfig, split_address
 from .errors import NodeFailure
-from .logs import make_logger
+from .logs import configure_standard_logging, make_logger
 from .replica import Replica
 
 __all__ = ["run"]
@@ -42,6 +42,7 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: NodeConfig) -> int:
+    configure_standard_logging(config.log)
     logger = make_logger(config.log, cluster=config.cluster, replica=config.replica)
     told = asyncio.Event()
     loop = asyncio.get_running_loop()

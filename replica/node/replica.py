@@ -271,6 +271,7 @@ class Replica:
         self.enter_epoch()
         self.begun = True
         loop.start()
+        self._consider_admission()
 
     def prepare_epoch(self, configuration: Configuration) -> None:
         """Speak the protocol of ``configuration`` from here on."""
@@ -429,11 +430,11 @@ class Replica:
         """Something happened to a link."""
         match event:
             case LinkUp(peer=peer, admitted=admitted):
+                if admitted:
+                    self._admitted_by.add(peer)
                 if self.begun:
                     self.loop.post(PeerReset(peer))
-                    if admitted:
-                        self._admitted_by.add(peer)
-                        self._consider_admission()
+                    self._consider_admission()
             case PeerArrived(peer=peer):
                 if self.begun:
                     self.loop.post(PeerReset(peer))

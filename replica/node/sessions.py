@@ -192,8 +192,9 @@ class Attachment:
         self._rejections.append(rejection)
 
     def put_closing(self, code: wire.Code, message: str) -> None:
-        """The last thing that this stream says; what waited before it is still sent."""
-        if self._closing is None:
+        """The last thing that this stream says; what waits already is still sent, and nothing is added to it."""
+        if not self.ended:
+            self.ended = True
             self._closing = wire.Closing(code=code, message=message)
 
     def drop_answers(self) -> None:
@@ -216,7 +217,6 @@ class Attachment:
             if self._closing is not None:
                 frame = wire.ServerFrame(closing=self._closing)
                 self._closing = None
-                self.ended = True
                 return frame
             if self.ended:
                 return None
@@ -307,7 +307,7 @@ class Sessions:
     def flush(self) -> None:
         """The turn is over: send each client what has accumulated for it."""
         for attachment in self._touched:
-            if attachment.outgoing_bytes > self._limits.session_outgoing_bytes_max:
+            if attachment.outgoing_bytes > self._limits.session_outgoing_bytes_max and not attachment.ended:
                 self._close_slow(attachment)
             attachment.wake()
         self._touched.clear()
@@ -582,6 +582,8 @@ class Sessions:
     def answer(self, outcome: Outcome) -> None:
         """A command of a session that is attached here was applied."""
         attachment = self.by_session[outcome.session]
+        if attachment.ended:
+            return
         sent = attachment.in_flight.pop(outcome.sequence, None)
         if sent is not None:
             self._subtract(attachment, *sent)
@@ -592,7 +594,7 @@ class Sessions:
         """The protocol refuses a command of a session."""
         command = refused.command
         attachment = self.by_session.get(command.session)
-        if attachment is None:
+        if attachment is None or attachment.ended:
             return
         sent = attachment.in_flight.pop(command.sequence, None)
         if sent is not None:
