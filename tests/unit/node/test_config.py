@@ -1,5 +1,8 @@
 """The configuration of a node: where values come from, and what is said about those that cannot be."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from replica.consensus.interface import ConfigurationError
@@ -30,7 +33,7 @@ def write(tmp_path):
     return write
 
 
-def problem_of(path, **given):
+def problem_of(path: Path, **given: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
         load_config(path, **given)
     return str(caught.value)
