@@ -26,9 +26,6 @@ from .recovery import Recovery
 from .replication import Replication
 from .state import Core, Role
 
-MISSED_HEARTBEATS_MIN = 3
-"""Heartbeats that a leader must have sent without meeting a phase-2 quorum before it steps down."""
-
 
 class Election:
     """Timers, polls, heartbeats."""
@@ -55,7 +52,6 @@ class Election:
         """When each replica last answered at this leader's ballot."""
         self._progress: dict[ReplicaId, int] = {}
         """How far each replica knew the log to be decided when it last answered a heartbeat."""
-        self._met_at = 0.0
         self._missed = 0
         self._successor: ReplicaId | None = None
         self._yields_until: float | None = None
@@ -171,25 +167,25 @@ class Election:
         core = self._core
         if self._led != core.ballot:
             self._led = core.ballot
-            self._contact = {}
+            self._contact = dict.fromkeys(core.others, core.now)
             self._progress = {}
-            self._met_at = core.now
             self._missed = 0
             self._successor = None
             self._yields_until = None
 
     def _quorum_lost(self) -> bool:
-        core = self._core
+        """Without contact for the shorter election timeout, and with as many heartbeats unanswered since as fill the
+        time from there to the longer one."""
+        core, options = self._core, self._core.options
         self._begin_with_ballot()
-        patience_s = core.options.election_timeout_max_s
-        present = {replica for replica, at in self._contact.items() if at >= core.now - patience_s}
+        since = core.now - options.election_timeout_min_s
+        present = {replica for replica, at in self._contact.items() if at >= since}
         present.add(core.replica)
         if core.quorums.phase2(present):
-            self._met_at = core.now
             self._missed = 0
             return False
         self._missed += 1
-        return self._missed > MISSED_HEARTBEATS_MIN and core.now > self._met_at + patience_s
+        return self._missed * options.heartbeat_s > options.election_timeout_max_s - options.election_timeout_min_s
 
     # -------------------------------------------------------------------------------------------------------- handover
 

@@ -23,6 +23,7 @@ from replica.consensus.interface import (
     Put,
     Record,
     Sealed,
+    Ticket,
 )
 from replica.consensus.window import SLOT_MAX, Entry, Window, slot_key, slot_of
 
@@ -188,6 +189,12 @@ class Log:
         window.entries[slot] = entry
         return entry
 
+    def ticket_of(self, first: int, count: int) -> Ticket | None:
+        """What the present records of ``count`` slots from ``first`` on wait for; None if some slot has none."""
+        entries = [self.window.entries.get(slot) for slot in range(first, first + count)]
+        held = [entry.ticket for entry in entries if entry is not None]
+        return max(held) if held and len(held) == count else None
+
     def learn(self, first: int, values: tuple[bytes, ...]) -> None:
         """``values`` were decided in the slots from ``first`` on. Those behind the window are left for later."""
         core = self._core
@@ -347,10 +354,14 @@ class Log:
         assert frontier <= self.delivered, f"a snapshot at {frontier} of a state that stands at {self.delivered}"
         options = self._core.options
         floor = frontier - options.tail_slots
+        over = False
         for slot, size in self._tail:
-            if self._delivered_bytes - size <= options.tail_bytes_max:
+            behind = self._delivered_bytes - size
+            if over or behind > options.tail_bytes_max:
+                over = True
+                floor = max(floor, min(slot, frontier))
+            if behind <= options.tail_bytes_max:
                 break
-            floor = max(floor, min(slot, frontier))
         if floor > self.floor:
             self._discard(floor)
         self.record_progress()

@@ -22,7 +22,7 @@ BUGS: Final[dict[str, str]] = {
     "promise lost on restart": "an acceptor that restarted accepts what it had promised not to",
     "vote counted before its sync": "a vote is sent, or counted by its own leader, before it is durable",
     "duplicate acknowledgements counted twice": "one follower's repeated answer passes for two",
-    "log completion matched by slot only": "an own vote at an earlier ballot counts for the present one",
+    "log completion matched by slot only": "a vote is answered when an earlier write to its slot is durable",
     "no poll before a campaign": "a replica that lost sight of the leader deposes it; hurts progress, not safety",
 }
 """The bugs by name, with what comes of them."""

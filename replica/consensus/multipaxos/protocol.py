@@ -154,7 +154,7 @@ class MultiPaxos(Protocol):
         else:
             self._reads.refuse(Reason.SEALED, None)
             self._replication.refuse_queue(Reason.SEALED, None)
-        if core.writes:
+        if core.writes or log.sealed is not None:
             log.record_progress()
         return core.finish()
 

@@ -281,7 +281,7 @@ class Replication:
         core, own = self._core, self._own_votes
         while own and own[0][0] <= ticket:
             _, ballot, first, count = own.popleft()
-            if ballot == core.ballot or "log completion matched by slot only" in core.bugs:
+            if ballot == core.ballot:
                 self._count_votes(core.replica, first, count)
 
     def on_accepted(self, sender: ReplicaId, message: Accepted) -> None:

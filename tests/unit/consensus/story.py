@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from replica.consensus.codec import Codec
 from replica.consensus.interface import (
@@ -140,6 +141,17 @@ class Replica:
         return self.coordinator is not None
 
     @property
+    def snapshot(self) -> int:
+        """What the durable snapshot covers."""
+        assert isinstance(self.anchor.frontier, int)
+        return self.anchor.frontier
+
+    @property
+    def inner(self) -> Any:
+        """The protocol object, for tests that look inside."""
+        return self.core.protocol
+
+    @property
     def core(self) -> Coordinator:
         assert self.coordinator is not None, f"replica {self.id} is down"
         return self.coordinator
@@ -166,7 +178,7 @@ class Replica:
         self.disk.crash(keep_writes)
         self.coordinator = None
         if not state_survives:
-            self.applied = int(self.anchor.frontier)  # type: ignore[arg-type]
+            self.applied = self.snapshot
 
     def step(self, *events: Event) -> None:
         if self.up:
@@ -220,11 +232,17 @@ class Replica:
         """Of the own state, durable at once."""
         self._switch(Anchor(self.anchor.configuration, self.applied, self.anchor.base, f"at-{self.applied}"), False)
 
-    def install_from(self, peer: Replica) -> None:
-        """Fetch the peer's state as it stands."""
+    def install_from(self, peer: Replica) -> bool:
+        """Fetch the peer's state as it stands; False, and nothing done, if it is no news here."""
+        # What is still being written may be delivered once it is durable, and bring the state further.
+        while self.disk.unsynced:
+            self.sync()
+        if peer.applied <= self.applied:
+            return False
         self.state = dict(peer.state)
         self.applied = peer.applied
         self._switch(Anchor(peer.anchor.configuration, peer.applied, peer.anchor.base, f"of-{peer.id}"), True)
+        return True
 
     def snapshot_unavailable(self, peer: int) -> None:
         self.step(SnapshotUnavailable(peer))
@@ -237,13 +255,13 @@ class Replica:
         self._switch(anchor, False)
 
     def _switch(self, anchor: Anchor, installed: bool) -> None:
-        self.sync()
+        while self.disk.unsynced:
+            self.sync()
         self.disk.write(0, self.core.anchor_writes(anchor)[1:])
         self.disk.sync()
         self.anchor = anchor
         self.carry_out(self.core.switch(self.clock, anchor, installed=installed))
 
-    @property
     def leads(self) -> bool:
         return self.up and self.core.status().role == "leader"
 
@@ -282,10 +300,11 @@ class Story:
         return self.replicas[replica]
 
     def randomness(self, replica: int) -> Fixed | random.Random:
-        """Lower ids wait less, so that it is known who campaigns; with a seed, anybody may."""
+        """All wait about 0.75 s for a leader, lower ids a little less, so that it is known who campaigns; with a seed,
+        anybody may."""
         if self.seed is not None:
             return random.Random(f"{self.seed}-{replica}")
-        return Fixed((replica - 1) / max(1, len(self.replicas) - 1))
+        return Fixed(0.8 + 0.02 * replica)
 
     def judge(self, replica: int, position: int, commands: tuple[Command, ...]) -> None:
         """Agreement: one value a slot, whoever delivers it, whenever."""
@@ -318,6 +337,18 @@ class Story:
             return
         replica.step(Received(sender, message))
 
+    def tap(self, kind: type[Message]) -> list[tuple[int, int, Any]]:
+        """Listen from now on for messages of a kind: (sender, recipient, message)."""
+        heard: list[tuple[int, int, Any]] = []
+
+        def listen(sender: int, to: int, message: Message) -> bool:
+            if isinstance(message, kind):
+                heard.append((sender, to, message))
+            return False
+
+        self.lose = listen
+        return heard
+
     def isolate(self, replica: int) -> None:
         """Cut all its links, both ways."""
         for other in self.replicas:
@@ -342,12 +373,12 @@ class Story:
                         replica.step()
             self.settle()
 
-    def elect(self, replica: int) -> None:
+    def elect(self, replica: int, *, accepting: bool = True) -> None:
         """Make this one the leader: its clock runs ahead of those of the others, who have missed a leader, too."""
         for other in self.replicas.values():
             other.clock += 0.41
         for _ in range(100):
-            if self[replica].leads and self[replica].core.status().accepting:
+            if self[replica].leads() and (not accepting or self[replica].core.status().accepting):
                 self.settle()
                 return
             self[replica].clock += 0.05
@@ -355,10 +386,9 @@ class Story:
             self.settle()
         raise AssertionError(f"replica {replica} was not elected: {self[replica].core.status()}")
 
-    @property
     def leader(self) -> Replica | None:
         """The leader with the highest ballot."""
-        leaders = [replica for replica in self.replicas.values() if replica.leads]
+        leaders = [replica for replica in self.replicas.values() if replica.leads()]
         return max(leaders, key=lambda replica: tuple(map(int, replica.core.status().ballot.split("."))), default=None)
 
 
