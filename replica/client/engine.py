@@ -258,6 +258,7 @@ class Engine(Generic[T]):
         self._overload_pauses = 0
         self._heard = 0.0
         self._wish: Move | None = None
+        self._leaving = False
         self._settled: list[Settled[T]] = []
         self._answers = 0
 
@@ -335,7 +336,7 @@ class Engine(Generic[T]):
 
     def detached(self, reason: str) -> None:
         """The attachment ended. What was sent on it and not answered has become doubtful."""
-        self._attaching = self._welcomed = False
+        self._attaching = self._welcomed = self._leaving = False
         self._wish = None
         self._paused_until = 0.0
         for run in list(self._runs.values()):
@@ -348,6 +349,11 @@ class Engine(Generic[T]):
                 del self._queries[number]
                 self._add_singles(query)
         self._unsent = bool(self._runs or self._queries)
+
+    def _want(self, wish: Move) -> None:
+        """Nothing is sent on this attachment from here on: without exactly-once it could not be taken back."""
+        self._wish = wish
+        self._leaving = True
 
     def take_wish(self) -> Move | None:
         """What the driver should do about the attachment, if anything; each wish is handed out once."""
@@ -376,7 +382,7 @@ class Engine(Generic[T]):
 
     def next_frame(self, now: float) -> ClientFrame | None:
         """The frame to send now, with everything that accumulated and fits; None when there is nothing."""
-        if not self._welcomed or now < self._paused_until:
+        if not self._welcomed or self._leaving or now < self._paused_until:
             return None
         if not (self._unsent or self.writes.operations or any(self.reads.values())):
             if self._goodbye and not (self._runs or self._queries):
@@ -384,7 +390,7 @@ class Engine(Generic[T]):
                 return ClientFrame(goodbye=True)
             return None
         if not self.session and self.writes.operations:
-            self._wish = Move("a session is needed for the first write", stay=True)
+            self._want(Move("a session is needed for the first write", stay=True))
             return None
         if not self._runs and not self._queries:
             self._heard = now
@@ -569,7 +575,7 @@ class Engine(Generic[T]):
         self._welcomed = True
         elsewhere = welcome.leader and welcome.leader != welcome.replica and welcome.leader_address
         if elsewhere and self._follow_leader:
-            self._wish = Move("another replica leads", welcome.leader_address)
+            self._want(Move("another replica leads", welcome.leader_address))
 
     def _run_result(self, first: int, count: int, results: list[AnyResult]) -> None:
         self._answers += 1
@@ -620,14 +626,14 @@ class Engine(Generic[T]):
         if code == Code.OVERLOADED and rejection.definite:
             self._pause(now)
         elif final is None:
-            self._wish = Move(reason, rejection.leader_address)
+            self._want(Move(reason, rejection.leader_address))
         if rejection.count:
             for run, start, end in self._overlapping(rejection.first_sequence, rejection.count):
                 self._reject_run(run, start, end, rejection, reason)
         elif rejection.read_id:
             self._reject_read(rejection.read_id, code, final, reason)
         elif final is not None:
-            self._wish = Move(reason, mismatch=code in _MISMATCH)
+            self._want(Move(reason, mismatch=code in _MISMATCH))
 
     def _reject_read(self, number: int, code: int, final: Callable[[str], NotCommitted] | None, reason: str) -> None:
         query = self._queries.get(number)
@@ -690,7 +696,7 @@ class Engine(Generic[T]):
             self.session_lost(reason)
         elif self._wish is None:
             # A rejection before it may have said more.
-            self._wish = Move(reason, mismatch=code in _MISMATCH)
+            self._want(Move(reason, mismatch=code in _MISMATCH))
 
     # ---------------------------------------------------------------------------------------- failing and expiring
 
@@ -702,7 +708,7 @@ class Engine(Generic[T]):
         assert not self._runs
         self.session = 0
         self._welcomed = False
-        self._wish = Move(reason, stay=True)
+        self._want(Move(reason, stay=True))
 
     def expire(self, now: float, account: str) -> None:
         """Settle what is past its deadline; ``account`` says what is known of the reasons. To be called often."""
@@ -762,7 +768,7 @@ class Engine(Generic[T]):
         may_leave = self.exactly_once or not self._runs
         stuck = self._attaching if not self._welcomed else (waiting and may_leave) or suspicious
         if stuck and silent:
-            self._wish = Move(f"no answer for {now - self._heard:.1f} s")
+            self._want(Move(f"no answer for {now - self._heard:.1f} s"))
 
     def _doubt(self, run: Run[T], reason: str) -> None:
         run.doubtful = True

@@ -95,7 +95,7 @@ class Queue(Generic[T]):
 
 def spans(marks: list[tuple[int, float]], count: int) -> list[tuple[int, int, float]]:
     """Marks of ``count`` operations as (start, end, deadline)."""
-    ends = [start for start, _ in marks[1:]] + [count]
+    ends = [start for start, _ in marks[1:]] + [count] if marks else []
     return [(start, end, deadline) for (start, deadline), end in zip(marks, ends, strict=True)]
 
 

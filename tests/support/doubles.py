@@ -92,6 +92,8 @@ class ReplicaDouble:
     """Whether results leave; False: they are executed and kept back."""
     scripts: deque[Handler] = field(default_factory=deque)
     """The next frames that carry operations go to these, one each."""
+    on_hello: Callable[[StreamDouble, Hello], None] | None = None
+    """Answers greetings in the replica's place."""
     hellos: list[Hello] = field(default_factory=list)
     frames: list[ClientFrame] = field(default_factory=list)
     streams: list[StreamDouble] = field(default_factory=list)
@@ -180,6 +182,9 @@ class StreamDouble:
 
     def _greet(self, hello: Hello) -> None:
         self.replica.hellos.append(hello)
+        if self.replica.on_hello is not None:
+            self.replica.on_hello(self, hello)
+            return
         cluster = self.replica.cluster
         self.session = hello.session
         if not hello.session and hello.nonce:
