@@ -32,8 +32,8 @@ _CHANNEL_OPTIONS: Final[Mapping[str, int]] = {
 
 
 _INHERITED: Final = (
-    "this process was forked while an asynchronous store was in use, and gRPC does not survive that: start children "
-    "with spawn or forkserver, close the store before, or use the synchronous one, which gets out of the way"
+    "this process was forked on the thread of an event loop that was using gRPC, which does not survive that: start "
+    "children with spawn or forkserver, fork on another thread, or close the store before"
 )
 
 
@@ -97,8 +97,7 @@ class GrpcPort:
 
     def __init__(self, url: str, options: PortOptions) -> None:
         self._endpoints = parse_endpoints(url)
-        self._options = options
-        self._credentials: grpc.ChannelCredentials | None = None
+        self._credentials = _credentials(options) if options.tls_authority else None
 
     @property
     def endpoints(self) -> Sequence[str]:
@@ -132,10 +131,8 @@ class GrpcPort:
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
         options = list(_CHANNEL_OPTIONS.items())
-        if not self._options.tls_authority:
-            return grpc.aio.insecure_channel(endpoint, options=options)
         if self._credentials is None:
-            self._credentials = _credentials(self._options)
+            return grpc.aio.insecure_channel(endpoint, options=options)
         return grpc.aio.secure_channel(endpoint, self._credentials, options=options)
 
 

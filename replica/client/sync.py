@@ -3,17 +3,11 @@
 The thread starts with the first operation and belongs to the object. Any number of threads may share one object: what
 they ask for at the same time travels together. It works where an event loop is already running, as in a notebook: the
 caller's loop is not used, and no policy is set.
-
-Forking. A child must not go on with its parent's session (the cluster would take its operations for repetitions of the
-parent's), and cannot use the parent's network library: threads do not survive a fork. So before a fork every store
-object lets go of its stream, and gRPC with it ends its threads; afterwards the parent goes on with its session, and
-sends again what was outstanding, while the child begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import random
 import threading
@@ -47,9 +41,6 @@ from replica.kv.operations import (
 )
 
 R = TypeVar("R")
-
-SUSPEND_TIMEOUT_S: Final = 5.0
-"""How long a fork waits for the streams to be left."""
 
 JOIN_TIMEOUT_S: Final = 10.0
 """How long `close` waits for the thread after the loop was told to stop."""
@@ -85,17 +76,6 @@ class Background:
         except BaseException:
             future.cancel()
             raise
-
-    def suspend(self) -> None:
-        """Before a fork: let go of the network, so that the child can use it."""
-        if threading.current_thread() is not self.thread and self.thread.is_alive():
-            future = asyncio.run_coroutine_threadsafe(self.store.suspend(), self.loop)
-            future.result(SUSPEND_TIMEOUT_S)
-
-    def resume(self) -> None:
-        """After a fork, in the parent."""
-        if threading.current_thread() is not self.thread and self.thread.is_alive():
-            self.loop.call_soon_threadsafe(self.store.resume)
 
     def stop(self) -> None:
         """Close the store and end the thread. May be called more than once."""
@@ -494,24 +474,9 @@ _LEFT_BEHIND: Final[list[Background]] = []
 """In a child: what belongs to the parent."""
 
 
-def _before_fork() -> None:
-    in_use = [store._background for store in list(_LIVE) if store._background is not None]
-    for background in in_use:
-        background.suspend()
-    if in_use:
-        # gRPC ends its threads with its last channel, and channels take part in cycles of references.
-        gc.collect()
-
-
-def _after_fork_in_parent() -> None:
-    for store in list(_LIVE):
-        if store._background is not None:
-            store._background.resume()
-
-
 def _after_fork_in_child() -> None:
     for store in list(_LIVE):
         store._begin_anew()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -305,13 +305,19 @@ def _handler(replica: ReplicaDouble) -> grpc.GenericRpcHandler:
 
 
 @asynccontextmanager
-async def serve(cluster: ClusterDouble) -> AsyncIterator[list[grpc.aio.Server]]:
+async def serve(
+    cluster: ClusterDouble, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[list[grpc.aio.Server]]:
     """Serve every replica of ``cluster`` over gRPC on a free port of loopback; their addresses are changed to it."""
     servers = []
     for replica in cluster.replicas:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((_handler(replica),))
-        replica.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        if credentials is None:
+            port = server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = server.add_secure_port("127.0.0.1:0", credentials)
+        replica.address = f"127.0.0.1:{port}"
         await server.start()
         servers.append(server)
     try:
