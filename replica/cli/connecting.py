@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -64,6 +65,8 @@ def connection_options(command: FC) -> FC:
 
 def store_of(*, endpoints: str, timeout_s: float, tls_authority: str, tls_certificate: str, tls_key: str) -> Store:
     """A store object for these options. Raises `replica.client.InvalidArgument`."""
+    # gRPC tells standard error of every connection that breaks; here what matters is said in one line.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from replica.client import connect
 
     return connect(

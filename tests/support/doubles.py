@@ -24,6 +24,7 @@ from replica.kv.memory import MemoryStore
 from replica.kv.operations import CloseSession, OpenSession, SessionOpened
 from replica.kv.runs import encode_operations, encode_results, pack_payload, split_payload, validate_reads
 from replica.wire.typed import (
+    ADMIN,
     SESSION,
     WIRE_VERSION,
     ClientFrame,
@@ -37,6 +38,7 @@ from replica.wire.typed import (
     RunResult,
     ServerFrame,
     StatusReply,
+    StatusRequest,
 )
 
 
@@ -304,6 +306,16 @@ def _handler(replica: ReplicaDouble) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(SESSION, {"Attach": method})
 
 
+def _admin_handler(replica: ReplicaDouble) -> grpc.GenericRpcHandler:
+    async def status(_request, _context):
+        return replica.status
+
+    method: Any = grpc.unary_unary_rpc_method_handler(
+        status, request_deserializer=StatusRequest.FromString, response_serializer=StatusReply.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler(ADMIN, {"Status": method})
+
+
 @asynccontextmanager
 async def serve(
     cluster: ClusterDouble, credentials: grpc.ServerCredentials | None = None
@@ -312,7 +324,7 @@ async def serve(
     servers = []
     for replica in cluster.replicas:
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers((_handler(replica),))
+        server.add_generic_rpc_handlers((_handler(replica), _admin_handler(replica)))
         if credentials is None:
             port = server.add_insecure_port("127.0.0.1:0")
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from replica.client.engine import Engine
+from replica.client.engine import Engine, Move
 from replica.client.errors import SynodError
 from replica.kv.operations import AnyResult, Failed, Failure, Get, Got, KeyValue, Put, Written
 from replica.kv.runs import encode_results
@@ -15,7 +16,6 @@ from replica.wire.typed import (
     WIRE_VERSION,
     ClientFrame,
     Closing,
-    Code,
     Limits,
     ReadResult,
     Rejection,
@@ -37,7 +37,7 @@ class Driver:
             **options,
         )
         self.now = 100.0
-        self.outcomes: dict[str, AnyResult | SynodError] = {}
+        self.outcomes: dict[str, Any] = {}
         self._numbers = itertools.count(1)
 
     # --- the caller
@@ -79,6 +79,18 @@ class Driver:
         self._collect()
         return frame
 
+    def frame(self) -> ClientFrame:
+        """What is sent now; there must be something."""
+        frame = self.sent()
+        assert frame is not None
+        return frame
+
+    def wish(self) -> Move:
+        """What the engine wishes for; it must be something."""
+        wish = self.engine.take_wish()
+        assert wish is not None
+        return wish
+
     def sent_runs(self) -> list[tuple[int, int]]:
         """(first sequence, count) of each run in everything that is sent now."""
         runs: list[tuple[int, int]] = []
@@ -99,17 +111,17 @@ class Driver:
     def answer_read(self, number: int, results: Iterable[AnyResult]) -> None:
         self.receive(read_results=[ReadResult(id=number, results=encode_results(list(results)))])
 
-    def reject(self, first: int, count: int, code: Code.ValueType, *, definite: bool = True, leader: str = "") -> None:
+    def reject(self, first: int, count: int, code: Any, *, definite: bool = True, leader: str = "") -> None:
         self.receive(
             rejections=[
                 Rejection(first_sequence=first, count=count, code=code, definite=definite, leader_address=leader)
             ]
         )
 
-    def reject_read(self, number: int, code: Code.ValueType, *, leader: str = "") -> None:
+    def reject_read(self, number: int, code: Any, *, leader: str = "") -> None:
         self.receive(rejections=[Rejection(read_id=number, code=code, definite=True, leader_address=leader)])
 
-    def close(self, code: Code.ValueType) -> None:
+    def close(self, code: Any) -> None:
         self.receive(closing=Closing(code=code, message="closing"))
 
     # --- time
@@ -121,14 +133,12 @@ class Driver:
 
     def _collect(self) -> None:
         for tokens, outcome in self.engine.take_settled():
-            shared = isinstance(outcome, SynodError)
-            if not shared:
-                assert len(tokens) == len(outcome)
-            for index, token in enumerate(tokens):
+            each: Sequence[Any] = [outcome] * len(tokens) if isinstance(outcome, SynodError) else outcome
+            for token, result in zip(tokens, each, strict=True):
                 if token is None:
                     continue
                 assert token not in self.outcomes, f"{token} was settled twice"
-                self.outcomes[token] = outcome if isinstance(outcome, SynodError) else outcome[index]
+                self.outcomes[token] = result
 
 
 def found(value: bytes = b"v") -> Got:
@@ -142,7 +152,8 @@ def no_room() -> Failed:
 
 def operations_of(frame: ClientFrame) -> list[list]:
     """The operations of the frame's runs and reads, as plain lists."""
-    return [msgspec.msgpack.decode(part.operations) for part in (*frame.runs, *frame.reads)]
+    encoded = [run.operations for run in frame.runs] + [read.operations for read in frame.reads]
+    return [msgspec.msgpack.decode(operations) for operations in encoded]
 
 
 def limits(**stated: int) -> Limits:

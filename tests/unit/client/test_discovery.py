@@ -5,7 +5,7 @@ import random
 from replica.client.discovery import BACKOFF_MAX_S, HINTS_IN_A_ROW_MAX, Discovery
 
 
-def discovery(*endpoints):
+def discovery(*endpoints: str) -> Discovery:
     return Discovery(endpoints, random.Random(1))
 
 
@@ -64,9 +64,9 @@ def test_staying_tries_the_same_endpoint_once_more():
 def test_what_the_cluster_says_of_its_endpoints_is_added_to_what_was_given():
     found = discovery("name-in-front")
     found.learned(["a", "b", ""])
-    assert found.known == ("name-in-front", "a", "b")
+    assert list(found.known) == ["name-in-front", "a", "b"]
     found.learned(["c"])
-    assert found.known == ("name-in-front", "c")
+    assert list(found.known) == ["name-in-front", "c"]
     assert found.next()[0] == "name-in-front"
 
 

@@ -26,7 +26,7 @@ def test_what_accumulated_travels_as_one_run_with_consecutive_sequences():
     client = Driver()
     client.put(3)
     client.attach()
-    frame = client.sent()
+    frame = client.frame()
     (run,) = frame.runs
     assert (run.first_sequence, run.count, run.acknowledged) == (1, 3, 0)
     assert [operation[1] for operation in operations_of(frame)[0]] == [b"w1", b"w2", b"w3"]
@@ -41,7 +41,7 @@ def test_results_settle_their_operations_and_raise_the_watermark():
     client.answer(1, 2)
     assert client.outcomes == {"w1": Written(1), "w2": Written(2)}
     client.put()
-    (run,) = client.sent().runs
+    (run,) = client.frame().runs
     assert (run.first_sequence, run.acknowledged) == (3, 2)
 
 
@@ -105,7 +105,7 @@ def test_reads_travel_by_consistency_and_are_settled_by_id():
     client.get(2)
     client.get(1, consistency=1)
     client.attach()
-    frame = client.sent()
+    frame = client.frame()
     assert [(read.id, read.consistency, read.count) for read in frame.reads] == [(1, 0, 2), (2, 1, 1)]
     client.answer_read(2, [found(b"stale")])
     client.answer_read(1, [found(b"a"), found(b"b")])
@@ -131,10 +131,10 @@ def test_the_first_write_asks_for_an_attachment_with_a_session():
     client.sent()
     client.put()
     assert client.sent() is None
-    assert client.engine.take_wish().stay
+    assert client.wish().stay
     client.lose_stream()
     assert client.attach(session=9) == b"nonce-1"
-    frame = client.sent()
+    frame = client.frame()
     assert frame.runs[0].first_sequence == 1
     assert frame.reads[0].id == 1
 
@@ -171,7 +171,7 @@ def test_after_a_reconnection_settled_operations_are_not_sent_again():
     client.answer(1, 2)
     client.lose_stream()
     client.attach()
-    frame = client.sent()
+    frame = client.frame()
     (run,) = frame.runs
     assert (run.first_sequence, run.count, run.acknowledged) == (3, 2, 2)
     assert [operation[1] for operation in operations_of(frame)[0]] == [b"w3", b"w4"]
@@ -187,7 +187,7 @@ def test_a_lost_session_leaves_what_was_sent_open_and_what_was_not_takes_a_new_o
     waiting = client.put()
     client.reject(1, 2, Code.SESSION_UNKNOWN)
     assert all(isinstance(client.outcomes[token], SessionLost) for token in sent)
-    assert client.engine.take_wish().stay
+    assert client.wish().stay
     client.lose_stream()
     assert client.attach(session=8) == b"nonce-2"
     assert client.sent_runs() == [(1, 1)]
@@ -216,7 +216,7 @@ def test_a_replica_that_does_not_lead_is_left_for_the_one_it_names():
     client.attach()
     client.sent()
     client.reject(1, 1, Code.NOT_LEADER, leader="there:1")
-    assert client.engine.take_wish().hint == "there:1"
+    assert client.wish().hint == "there:1"
     assert client.outcomes == {}
     client.lose_stream()
     client.attach()
@@ -228,7 +228,7 @@ def test_a_welcome_that_names_another_leader_is_a_hint():
     client.put()
     client.attach(leader=2, leader_address="there:1")
     assert client.sent() is None
-    assert client.engine.take_wish().hint == "there:1"
+    assert client.wish().hint == "there:1"
     assert client.sent() is None
 
 
@@ -245,7 +245,7 @@ def test_a_rejection_of_the_greeting_keeps_its_hint_when_the_stream_is_closed_af
     client.engine.attaching(client.now)
     client.reject(0, 0, Code.NOT_LEADER, leader="there:1")
     client.close(Code.NOT_LEADER)
-    assert client.engine.take_wish().hint == "there:1"
+    assert client.wish().hint == "there:1"
 
 
 def test_a_rejected_read_is_asked_again():
@@ -256,7 +256,7 @@ def test_a_rejected_read_is_asked_again():
     client.reject_read(1, Code.NOT_LEADER, leader="there:1")
     client.lose_stream()
     client.attach()
-    assert client.sent().reads[0].id == 1
+    assert client.frame().reads[0].id == 1
 
 
 def test_another_cluster_is_recognised():
@@ -264,7 +264,7 @@ def test_another_cluster_is_recognised():
     client.put()
     client.engine.attaching(client.now)
     client.close(Code.WRONG_CLUSTER)
-    assert client.engine.take_wish().mismatch
+    assert client.wish().mismatch
 
 
 # ----------------------------------------------------------------------------------------------- definite, indefinite
@@ -303,7 +303,7 @@ def test_a_deadline_after_sending_is_indefinite_and_the_operation_is_not_sent_ag
     client.lose_stream()
     client.put()
     client.attach()
-    frame = client.sent()
+    frame = client.frame()
     assert [(run.first_sequence, run.acknowledged) for run in frame.runs] == [(2, 1)]
     client.answer(1)
     assert isinstance(client.outcomes["w1"], MaybeCommitted)
@@ -542,7 +542,7 @@ def test_what_its_caller_gave_up_before_it_was_sent_is_never_sent():
     client.put(3)
     client.abandoned.add("w2")
     client.attach()
-    frame = client.sent()
+    frame = client.frame()
     assert [operation[1] for operation in operations_of(frame)[0]] == [b"w1", b"w3"]
     client.answer(1, 2)
     assert set(client.outcomes) == {"w1", "w3"}
@@ -581,7 +581,7 @@ def test_reads_that_found_no_room_beside_others_are_asked_for_alone():
     client.sent()
     client.answer_read(1, [found(b"large"), no_room(), no_room()])
     assert set(client.outcomes) == {"r1"}
-    frame = client.sent()
+    frame = client.frame()
     assert [(read.id, read.count) for read in frame.reads] == [(2, 1), (3, 1)]
     client.answer_read(3, [found(b"c")])
     client.answer_read(2, [no_room()])
@@ -596,7 +596,7 @@ def test_reads_are_separated_when_their_stream_broke():
     client.sent()
     client.lose_stream()
     client.attach()
-    assert [read.count for read in client.sent().reads] == [1, 1, 1]
+    assert [read.count for read in client.frame().reads] == [1, 1, 1]
 
 
 # ------------------------------------------------------------------------------------------------------------ silence
@@ -610,7 +610,7 @@ def test_a_replica_that_leaves_operations_unanswered_is_left():
     client.pass_time(2.0)
     assert client.engine.take_wish() is None
     client.pass_time(1.5)
-    assert "no answer" in client.engine.take_wish().reason
+    assert "no answer" in client.wish().reason
 
 
 def test_an_idle_replica_is_not_left():
@@ -657,5 +657,5 @@ def test_goodbye_is_said_once_nothing_is_outstanding():
     client.engine.say_goodbye()
     assert client.sent() is None
     client.answer(1)
-    assert client.sent().goodbye
+    assert client.frame().goodbye
     assert client.sent() is None

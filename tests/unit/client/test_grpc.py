@@ -2,6 +2,8 @@
 
 import asyncio
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -47,13 +49,13 @@ async def test_one_endpoint_is_enough_to_find_the_others(cluster):
 
 
 async def test_streams_that_break_under_load_lose_and_double_nothing(store, cluster):
-    async def disturb():
+    async def disturb() -> None:
         for leader in (2, 3, 1, 2, 3, 1):
             await asyncio.sleep(0.02)
             cluster.replicas[cluster.leader - 1].break_streams()
             cluster.leader = leader
 
-    async def load():
+    async def load() -> None:
         for _ in range(50):
             await store.add("n", 1)
 
@@ -150,12 +152,10 @@ def test_schemes_are_told_from_host_names(url, scheme):
 
 async def test_tls_with_certificates_on_both_sides(tmp_path):
     _certificates(tmp_path)
-    read = lambda name: (tmp_path / name).read_bytes()  # noqa: E731 - a shorthand for this test
-    credentials = grpc.ssl_server_credentials(
-        [(read("key.pem"), read("certificate.pem"))], read("certificate.pem"), require_client_auth=True
-    )
+    key, certificate = (tmp_path / "key.pem").read_bytes(), (tmp_path / "certificate.pem").read_bytes()
+    credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
     cluster = ClusterDouble(1)
-    trusted = {
+    trusted: Any = {
         "tls_authority": str(tmp_path / "certificate.pem"),
         "tls_certificate": str(tmp_path / "certificate.pem"),
         "tls_key": str(tmp_path / "key.pem"),
@@ -170,7 +170,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path):
         connect_async("127.0.0.1:1", tls_authority=str(tmp_path / "missing.pem"))
 
 
-def _certificates(folder):
+def _certificates(folder: Path) -> None:
     request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
     name = ["-addext", "subjectAltName=IP:127.0.0.1"]

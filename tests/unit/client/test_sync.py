@@ -11,36 +11,19 @@ import subprocess
 import sys
 import textwrap
 import threading
+from typing import Any
 
 import pytest
 
 from replica.client import AsyncStore, Closed, ConditionFailed, Conflict, InvalidArgument, Store, Unavailable, connect
 from replica.client.grpc_port import GrpcPort
 from replica.client.options import make_options
-from tests.support.doubles import ClusterDouble, DoublePort, serve
+from tests.support.doubles import ClusterDouble, DoublePort
 
 
 @pytest.fixture
-def cluster():
-    """A cluster of doubles, served over gRPC by a loop in a thread of its own."""
-    ready, stop = threading.Event(), None
-    double = ClusterDouble(2)
-
-    async def run():
-        nonlocal stop
-        stop = asyncio.Event()
-        async with serve(double):
-            ready.set()
-            await stop.wait()
-
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    yield double
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(10)
-    loop.close()
+def cluster(served):
+    return served
 
 
 @pytest.fixture
@@ -63,10 +46,18 @@ def server():
     process = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+    assert process.stdin is not None
+    assert process.stdout is not None
     yield process.stdout.readline().strip()
     process.stdin.close()
     process.stdout.close()
     process.wait(10)
+
+
+def value_of(store: Store, key: str) -> int:
+    item = store.get(key)
+    assert item is not None
+    return int(item.value)
 
 
 @pytest.fixture
@@ -113,9 +104,9 @@ def test_a_transaction_commits_at_the_end_of_its_block(store):
 
 def test_retry_runs_the_work_in_this_thread_until_it_commits(store):
     store.put("n", "0")
-    interfered = []
+    interfered: list[Any] = []
 
-    def increment(t):
+    def increment(t: Any) -> int:
         assert threading.current_thread() is threading.main_thread()
         value = int(t.get("n").value)
         if not interfered:
@@ -124,7 +115,7 @@ def test_retry_runs_the_work_in_this_thread_until_it_commits(store):
         return value
 
     assert store.retry(increment) == 10
-    assert store.get("n").value == b"11"
+    assert value_of(store, "n") == 11
 
 
 def test_threads_share_a_store(store):
@@ -137,13 +128,13 @@ def test_threads_share_a_store(store):
         thread.start()
     for thread in threads:
         thread.join()
-    assert store.get("n").value == b"160"
+    assert value_of(store, "n") == 160
 
 
 async def test_it_works_where_a_loop_is_running_already(cluster):
     with connect(",".join(cluster.endpoints)) as store:
         assert store.put("a", "1").revision == 1
-        assert store.get("a").value == b"1"
+        assert value_of(store, "a") == 1
     assert asyncio.get_running_loop().is_running()
 
 
@@ -159,7 +150,7 @@ def test_its_thread_ends_with_it(cluster):
     store = connect(",".join(cluster.endpoints))
     assert threading.active_count() == before
     store.put("a", "1")
-    thread = store._background.thread
+    thread = store._running().thread
     store.close()
     assert not thread.is_alive()
     with pytest.raises(Closed):
@@ -170,7 +161,7 @@ def test_its_thread_ends_with_it(cluster):
 def test_a_forgotten_store_is_closed(cluster):
     store = connect(",".join(cluster.endpoints))
     store.put("a", "1")
-    thread = store._background.thread
+    thread = store._running().thread
     del store
     gc.collect()
     assert not thread.is_alive()
@@ -187,7 +178,7 @@ def test_a_store_that_is_not_closed_does_not_hold_up_the_exit(server):
 def test_a_call_from_its_own_thread_is_refused_rather_than_waiting_for_itself(store):
     store.put("a", "1")
 
-    def call():
+    def call() -> bool:
         with pytest.raises(InvalidArgument):
             store.get("a")
         return True
@@ -256,7 +247,7 @@ def test_forked_children_have_sessions_of_their_own_while_the_parent_goes_on(ser
             worker.join(30)
         assert outcomes == [True] * 3
         assert [process.exitcode for process in children] == [0, 0, 0]
-        assert int(store.get("n").value) == 1 + done + 30
+        assert value_of(store, "n") == 1 + done + 30
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -301,7 +292,7 @@ def test_a_child_begins_anew_even_without_a_network(monkeypatch):
     cluster = ClusterDouble(1)
     store = AsyncStore("double:", make_options({}), opener=lambda _url, _options: DoublePort(cluster))
 
-    async def use():
+    async def use() -> None:
         await store.put("a", "1")
         store._begin_anew()
         await store.put("a", "2")

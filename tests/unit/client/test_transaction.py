@@ -159,7 +159,7 @@ async def test_adding_to_text_of_its_own_is_refused(store):
 
 
 async def test_blind_additions_conflict_with_nobody(store):
-    async def add():
+    async def add() -> None:
         async with store.txn() as t:
             t.add("n", 1)
 
