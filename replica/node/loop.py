@@ -49,13 +49,12 @@ from replica.consensus.interface import (
 from replica.kv.machine import StateMachine
 from replica.kv.runs import pack_payload
 from replica.storage.coordinator import Anchor, Coordinator, Turn
-from replica.storage.writer import GroupWriter
 
 from .config import Limits
 from .metrics import NodeMetrics
 from .sessions import PendingRead, Sessions
 
-__all__ = ["Loop", "Network", "covers"]
+__all__ = ["Loop", "Network", "Writer", "covers"]
 
 TURN_SECONDS_AIM: Final = 0.02
 """Turns that take longer than this (syncs apart) make the next ones smaller: heartbeats go out between
@@ -84,6 +83,21 @@ class Network(Protocol):
         """Does anything wait that has not been handed to a socket?"""
 
 
+class Writer(Protocol):
+    """The part of a group writer that the loop uses (`replica.storage.writer.GroupWriter` is one)."""
+
+    @property
+    def mode(self) -> str:
+        """``inline`` when `submit` blocks until the group is durable."""
+
+    @property
+    def in_flight(self) -> int:
+        """Groups that were submitted and not yet reported."""
+
+    def submit(self, group: int, writes: Sequence[Write], notify: Callable[[], None] | None = None, /) -> int:
+        """Commit; the group when that is done on return, 0 when it will be reported. ``notify`` when it is durable."""
+
+
 def covers(applied: Frontier, frontier: Frontier) -> bool:
     """Has everything up to ``frontier`` been applied?"""
     if isinstance(applied, int) and isinstance(frontier, int):
@@ -100,9 +114,10 @@ class Loop:
         self,
         *,
         coordinator: Coordinator,
-        writer: GroupWriter,
+        writer: Writer,
         network: Network,
         machine: StateMachine,
+        sessions: Sessions,
         clock: Callable[[], float],
         limits: Limits,
         metrics: NodeMetrics,
@@ -152,8 +167,7 @@ class Loop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._operations_budget = limits.turn_operations_max
-        self.sessions: Sessions
-        """Set by whoever puts the node together: sessions and loop know each other."""
+        self.sessions = sessions
         self.on_sealed: Callable[[Sealed], None]
         self.on_snapshot_wish: Callable[[SnapshotWish], None]
         self.on_applied: Callable[[int], None]

@@ -17,40 +17,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import grpc
 
 from replica.consensus.codec import Codec
 from replica.consensus.interface import (
-    Command,
     Configuration,
-    ConfigurationError,
-    CorruptRecord,
-    Member,
+    Frontier,
     PeerReset,
-    Reject,
     ReplicaId,
     Send,
     Status,
     Yield,
 )
 from replica.consensus.registry import find_protocol
-from replica.kv.layout import CorruptState
-from replica.kv.machine import StateMachine
-from replica.kv.operations import (
-    KEY_BYTES_MAX,
-    TRANSACTION_OPERATIONS_MAX,
-    VALUE_BYTES_MAX,
-)
-from replica.kv.runs import encode_results, validate_reads
-from replica.storage.coordinator import Anchor, Coordinator
-from replica.storage.errors import StorageError
-from replica.storage.recovery import Storage
-from replica.storage.writer import GroupWriter
+from replica.storage.coordinator import Anchor
 from replica.transport import (
     Accept,
     AddressUnavailable,
@@ -64,6 +48,7 @@ from replica.transport import (
     RefusalCode,
     Refuse,
     SnapshotQuery,
+    SnapshotSink,
     SnapshotSource,
     Transport,
     Verdict,
@@ -73,18 +58,15 @@ from replica.transport import (
 from replica.wire import typed as wire
 
 from .admin import AdminService
-from .clock import monotonic_clock
 from .config import NodeConfig
-from .errors import BadFolder, CannotListen, Damaged, NodeFailure, NotAMember, WrongIdentity
-from .folder import describe, open_data
+from .errors import CannotListen, NotAMember, WrongIdentity
 from .health import Exposition, Health
 from .logs import Logger
-from .loop import Loop
 from .metrics import NodeMetrics
-from .sessions import PendingRead, Sessions, SessionService
-from .transitions import Transitions
+from .sessions import SessionService
+from .stored import Stored, admissions_needed
 
-__all__ = ["Replica", "admissions_needed"]
+__all__ = ["Replica"]
 
 RECEIVED_MAX: Final = 100_000
 """Messages of peers that may wait for a turn; beyond it the transport stops reading."""
@@ -101,63 +83,30 @@ STOP_GRACE_S: Final = 0.5
 FLUSH_TIMEOUT_S: Final = 10.0
 """How long a replica that stops waits for its disk."""
 
-READ_PREFERENCE: Final = ("read-index", "lease", "quorum", "log")
-"""Ways to a linearizable read, the first that a protocol offers is taken."""
-
 
 def _nothing_yet(_data: bytes) -> Any:
     raise ValueError("this replica is not a member of the cluster yet")
 
 
-def admissions_needed(members: int) -> int:
-    """How many of the *other* members must have a disk on record before its replica votes.
-
-    Any two sets of that many of the ``members - 1`` others meet, so that a second disk under the same id is
-    refused by somebody whom it needs. For a majority system of n = 2f + 1 it is n - q + 1 = f + 1.
-    """
-    others = members - 1
-    return 0 if others == 0 else others // 2 + 1
-
-
-class Replica:
+class Replica(Stored):
     """One replica of one cluster, in this process. Made, started and stopped on one event loop."""
 
     def __init__(self, config: NodeConfig, logger: Logger) -> None:
-        self.config = config
-        self.log = logger
-        self.failed: asyncio.Future[NodeFailure] = asyncio.get_running_loop().create_future()
-        """Set when the replica cannot go on; it has stopped taking part by then."""
-        self.metrics = NodeMetrics(self._gauges)
+        super().__init__(config, logger, NodeMetrics(self._gauges))
         self._started_at = time.monotonic()
-        self._clock = monotonic_clock()
-        self._stopping = False
         self._leader: ReplicaId | None = None
         self._admitted_by: set[ReplicaId] = set()
         self._admitting = False
         self._recording: dict[ReplicaId, tuple[str, asyncio.Future[None]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._addresses: dict[ReplicaId, str] = {}
         self._gauge_values: Mapping[str, tuple[str, float]] = {}
-        self._opened = False
         self._closed = False
         self._server: grpc.aio.Server | None = None
         self.exposition: Exposition | None = None
         self.ready = False
         self.was_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the replica could serve for the first time."""
-        self.begun = False
-        """The replica has a place in an epoch; before, it waits to join, and has neither coordinator nor
-        loop.
-        """
         self.client_port = 0
-        self.storage: Storage
-        self.machine: StateMachine
-        self.coordinator: Coordinator
-        self.loop: Loop
-        self.writer: GroupWriter
         self.transport: Transport
-        self.sessions: Sessions
-        self.transitions: Transitions
         self.health: Health
         self.decode: Callable[[bytes], Any] = _nothing_yet
         """Decodes a message of the present epoch."""
@@ -167,8 +116,7 @@ class Replica:
 
     async def start(self) -> None:
         """Open the data, listen, and take part. Raises `NodeFailure`; nothing is left running then."""
-        self.storage = await asyncio.to_thread(open_data, self.config)
-        self._opened = True
+        await self.open()
         try:
             await self._start()
         except BaseException:
@@ -177,9 +125,6 @@ class Replica:
 
     async def _start(self) -> None:
         config, identity = self.config, self.storage.identity
-        self.sessions = Sessions(
-            self, cluster=identity.cluster, limits=config.limits, batch_max=config.batch_max, metrics=self.metrics
-        )
         self.transport = Transport(
             Identity(
                 cluster=identity.cluster,
@@ -190,21 +135,6 @@ class Replica:
             self,
             listen=config.listen.peer,
         )
-        self.transitions = Transitions(self)
-        try:
-            self.machine = StateMachine(self.storage.state)
-            self.writer = GroupWriter(
-                self.storage.log,
-                mode=config.sync_mode,
-                deliver=asyncio.get_running_loop().call_soon_threadsafe,
-                on_durable=self._durable,
-                on_failure=self.fail,
-                observe=self._synced,
-            )
-        except CorruptState as error:
-            raise Damaged(f"{config.data}: {error}") from error
-        except StorageError as error:
-            raise describe(error) from error
         try:
             await self.transport.start()
         except AddressUnavailable as error:
@@ -233,44 +163,7 @@ class Replica:
 
     def begin(self, anchor: Anchor) -> None:
         """Take part in the epoch of ``anchor``, which is durable, with the state as it stands."""
-        log = self.storage.log
-        if not log.admitted and admissions_needed(len(anchor.configuration.members)) == 0:
-            log.commit([log.admission_writes()])
-        self.transitions.align(anchor)
-        try:
-            self.coordinator = Coordinator(
-                find_protocol,
-                replica=self.config.replica,
-                anchor=anchor,
-                stable=log.reader,
-                randomness=random.Random(),
-                incarnation=self.storage.incarnation,
-                applied=self.machine.applied,
-                voting=log.admitted,
-            )
-        except ConfigurationError as error:
-            raise BadFolder(f"{self.config.data}: {error}") from error
-        loop = Loop(
-            coordinator=self.coordinator,
-            writer=self.writer,
-            network=self,
-            machine=self.machine,
-            clock=self._clock,
-            limits=self.config.limits,
-            metrics=self.metrics,
-            fail=self.fail,
-            # 16 bits of the replica, 15 of the incarnation, 32 to count with.
-            detached_base=(self.config.replica & 0xFFFF) << 47 | (self.storage.incarnation & 0x7FFF) << 32,
-        )
-        loop.sessions = self.sessions
-        loop.on_sealed = self.transitions.sealed
-        loop.on_snapshot_wish = self.transitions.wished
-        loop.on_applied = self.transitions.applied
-        self.loop = loop
-        self.prepare_epoch(anchor.configuration)
-        self.enter_epoch()
-        self.begun = True
-        loop.start()
+        super().begin(anchor)
         self._consider_admission()
 
     def prepare_epoch(self, configuration: Configuration) -> None:
@@ -301,19 +194,9 @@ class Replica:
             applied=self.machine.applied,
         )
 
-    def address_of(self, member: Member) -> tuple[str, str]:
-        """Peer and client address of a member; those in the configuration file stand before those pinned."""
-        named = self.config.member(member.replica)
-        peer, client = member.peer_address, member.client_address
-        if named is not None:
-            peer, client = named.peer or peer, named.client or client
-        if member.replica == self.config.replica:
-            client = self.config.advertise.client or client
-        return peer, client
-
     async def stop(self) -> None:
         """Stop taking part and close the data cleanly. May be called in any state, and again."""
-        self._stopping = True
+        self.stopping = True
         if self._closed:
             return
         self._closed = True
@@ -322,9 +205,7 @@ class Replica:
         self.sessions.close_all(wire.Code.UNAVAILABLE, "the replica is shutting down")
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.cancel_tasks()
         if self.begun and not self.loop.halted:
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT_S):
@@ -335,15 +216,7 @@ class Replica:
         await self.transport.stop()
         if self.exposition is not None:
             self.exposition.close()
-        self._close_data()
-
-    def _close_data(self) -> None:
-        if self._opened:
-            self._opened = False
-            self.writer.close()
-            if self.begun and self.writer.failure is None and not self.failed.done():
-                self.machine.commit()
-            self.storage.close()
+        self.close_data()
 
     async def _hand_over(self) -> None:
         """Give up leadership, so that the others need not wait for a timeout; briefly."""
@@ -353,41 +226,6 @@ class Replica:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(HAND_OVER_S):
                 await self.loop.until(lambda: self.coordinator.status().leader != self.config.replica)
-
-    def fail(self, error: BaseException) -> None:
-        """The replica cannot go on: it takes part in nothing more, and `failed` says why."""
-        if self.begun:
-            self.loop.halt()
-        if self.failed.done():
-            return
-        if isinstance(error, NodeFailure):
-            failure = error
-        elif isinstance(error, StorageError):
-            failure = describe(error)
-        elif isinstance(error, CorruptRecord):
-            failure = Damaged(str(error))
-        else:
-            failure = NodeFailure(f"{type(error).__name__}: {error}")
-            self.log.error("unexpected failure", exc_info=error)
-        failure.__cause__ = error if failure is not error else error.__cause__
-        self.failed.set_result(failure)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run ``work`` beside the loop; if it fails, the replica fails."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.fail(error)
-
-    def take_over(self, machine: StateMachine) -> None:
-        """An installed snapshot has replaced the state."""
-        self.machine = machine
-        if self.begun:
-            self.loop.machine = machine
 
     # ------------------------------------------------------------------------------- the loop's network, disk
 
@@ -400,12 +238,13 @@ class Replica:
         """Do frames wait that no socket has got yet?"""
         return self.transport.unsent
 
-    def _durable(self, group: int) -> None:
-        self.loop.durable(group)
+    def ask(self, addresses: Mapping[ReplicaId, str]) -> None:
+        """Connect to those who may know whether this replica is a member."""
+        self.transport.set_peers(addresses)
 
-    def _synced(self, seconds: float) -> None:
-        self.metrics.commits += 1
-        self.metrics.sync_seconds.observe(seconds)
+    async def fetch_snapshot(self, peer: ReplicaId, *, frontier: Frontier, epoch: int, sink: SnapshotSink) -> int:
+        """Fetch a snapshot from a peer. Raises `SnapshotError`."""
+        return await self.transport.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=sink)
 
     # ----------------------------------------------------------------------------------- the transport's host
 
@@ -513,90 +352,6 @@ class Replica:
     async def open_snapshot(self, query: SnapshotQuery, /) -> SnapshotSource:
         """Serve a snapshot to a peer."""
         return await self.transitions.serve(query)
-
-    # ----------------------------------------------------------------------------------- the sessions' engine
-
-    def propose(self, command: Command) -> None:
-        """Queue a command for the next turn."""
-        self.loop.propose(command)
-
-    def propose_detached(
-        self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False
-    ) -> None:
-        """Queue operations outside any session."""
-        self.loop.propose_detached(operations, count, done, system=system)
-
-    def request_read(self, read: PendingRead) -> None:
-        """Queue a linearizable read."""
-        self.loop.request_read(read)
-
-    def read_now(self, operations: bytes, count: int) -> bytes:
-        """Answer reads from what has been applied."""
-        return encode_results(self.machine.query(validate_reads(operations, count)))
-
-    def leader(self, hint: int | None = None) -> tuple[int, str]:
-        """The leader, or the replica hinted at, and where clients reach it."""
-        leader = hint or (self.coordinator.status().leader if self.begun else None)
-        member = self.coordinator.configuration.member(leader) if leader else None
-        return (0, "") if member is None else (member.replica, self.address_of(member)[1])
-
-    def describe(self) -> wire.ServerFrame.Welcome:
-        """The welcome, but for the session."""
-        configuration = self.coordinator.configuration
-        limits = self.config.limits
-        leader, leader_address = self.leader()
-        return wire.ServerFrame.Welcome(
-            wire_version=wire.WIRE_VERSION,
-            cluster=self.storage.identity.cluster,
-            replica=self.config.replica,
-            epoch=configuration.epoch,
-            protocol=configuration.protocol,
-            limits=wire.Limits(
-                key_bytes_max=KEY_BYTES_MAX,
-                value_bytes_max=VALUE_BYTES_MAX,
-                run_operations_max=limits.run_operations_max,
-                frame_bytes_max=limits.frame_bytes_max,
-                session_window=limits.session_operations_max,
-                transaction_operations_max=TRANSACTION_OPERATIONS_MAX,
-            ),
-            exactly_once=self.coordinator.spec.capabilities.exactly_once,
-            leader=leader,
-            leader_address=leader_address,
-            endpoints=[
-                wire.Endpoint(
-                    replica=member.replica, address=self.address_of(member)[1], region=member.region, zone=member.zone
-                )
-                for member in configuration.members
-            ],
-        )
-
-    def unavailable(self) -> str:
-        """Why this replica serves nobody at present; empty when it does."""
-        if self._stopping:
-            return "the replica is shutting down"
-        if self.failed.done():
-            return "the replica has failed"
-        return "" if self.begun else "the replica waits to be made a member of the cluster"
-
-    def refusal(self) -> tuple[wire.Code, str] | None:
-        """Why nothing may be proposed at present."""
-        problem = self.unavailable()
-        if problem:
-            return wire.Code.UNAVAILABLE, problem
-        full = self.storage.space.nearly_full()
-        return None if full is None else (wire.Code.STORAGE_FULL, full)
-
-    def offers(self, read: str) -> bool:
-        """Does the protocol offer that way to read?"""
-        return read in self.coordinator.spec.capabilities.reads
-
-    @property
-    def default_read(self) -> str:
-        """How a read that only asks to be linearizable is served."""
-        if self.config.reads != "auto":
-            return self.config.reads
-        offered = self.coordinator.spec.capabilities.reads
-        return next((way for way in READ_PREFERENCE if way in offered), "log")
 
     # ------------------------------------------------------------------------------------------- housekeeping
 

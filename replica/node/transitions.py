@@ -28,7 +28,7 @@ from .errors import NodeFailure
 from .loop import covers
 
 if TYPE_CHECKING:
-    from .replica import Replica
+    from .stored import Stored
 
 __all__ = ["SnapshotReport", "Transitions"]
 
@@ -59,7 +59,7 @@ class Transitions:
     otherwise.
     """
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Stored) -> None:
         self._replica = replica
         self._lock = asyncio.Lock()
         self._fetching = False
@@ -253,7 +253,7 @@ class Transitions:
     async def _join(self) -> None:
         replica = self._replica
         peers = [member for member in replica.config.members if member.replica != replica.config.replica]
-        replica.transport.set_peers({member.replica: member.peer for member in peers})
+        replica.ask({member.replica: member.peer for member in peers})
         replica.log.info("waiting to be made a member", asked=[member.replica for member in peers])
         while replica.storage.anchor is None:
             for member in peers:
@@ -267,7 +267,7 @@ class Transitions:
         storage = replica.storage
         receiver = storage.snapshots.receive()
         try:
-            size = await replica.transport.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=receiver)
+            size = await replica.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=receiver)
             anchor = await asyncio.to_thread(receiver.finish, total_bytes=size)
         except SnapshotRefused as error:
             replica.log.debug("no snapshot from peer", peer=peer, problem=str(error))

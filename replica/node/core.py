@@ -1,0 +1,243 @@
+"""What a replica is whatever it stands on: a state machine, a coordinator, a loop and sessions.
+
+`Core` is the engine that the sessions talk to. `replica.node.replica` puts it on disks and network,
+`replica.node.embedded` into somebody else's process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from replica.consensus.interface import (
+    Command,
+    ConfigurationError,
+    CorruptRecord,
+    Member,
+    ProtocolSpec,
+    Reject,
+    Stable,
+)
+from replica.consensus.registry import find_protocol
+from replica.kv.machine import StateMachine
+from replica.kv.operations import (
+    KEY_BYTES_MAX,
+    TRANSACTION_OPERATIONS_MAX,
+    VALUE_BYTES_MAX,
+)
+from replica.kv.runs import encode_results, validate_reads
+from replica.storage.coordinator import Anchor, Coordinator
+from replica.storage.errors import StorageError
+from replica.wire import typed as wire
+
+from .clock import monotonic_clock
+from .config import NodeConfig
+from .errors import BadFolder, Damaged, NodeFailure
+from .folder import describe
+from .logs import Logger
+from .loop import Loop, Network, Writer
+from .metrics import NodeMetrics
+from .sessions import PendingRead, Sessions
+
+__all__ = ["Core"]
+
+READ_PREFERENCE: Final = ("read-index", "lease", "quorum", "log")
+"""Ways to a linearizable read; the first that a protocol offers is taken."""
+
+
+class Core:
+    """The part of a replica that serves its clients. On one event loop, that of its making."""
+
+    def __init__(self, config: NodeConfig, logger: Logger, metrics: NodeMetrics) -> None:
+        self.config = config
+        self.log = logger
+        self.metrics = metrics
+        self.clock = monotonic_clock()
+        self.failed: asyncio.Future[NodeFailure] = asyncio.get_running_loop().create_future()
+        """Set when the replica cannot go on; it takes part in nothing more by then."""
+        self.begun = False
+        """The replica has a place in an epoch. Before, it waits to join, and has neither coordinator nor loop."""
+        self.stopping = False
+        self.sessions = Sessions(
+            self, cluster=config.cluster, limits=config.limits, batch_max=config.batch_max, metrics=metrics
+        )
+        self.machine: StateMachine
+        self.coordinator: Coordinator
+        self.loop: Loop
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def make_loop(
+        self,
+        anchor: Anchor,
+        *,
+        stable: Callable[[ProtocolSpec], Stable],
+        incarnation: int,
+        voting: bool,
+        writer: Writer,
+        network: Network,
+    ) -> None:
+        """Build coordinator and loop for the epoch of ``anchor``, on the state as it stands. Raises `BadFolder`."""
+        try:
+            self.coordinator = Coordinator(
+                find_protocol,
+                replica=self.config.replica,
+                anchor=anchor,
+                stable=stable,
+                randomness=random.Random(),
+                incarnation=incarnation,
+                applied=self.machine.applied,
+                voting=voting,
+            )
+        except ConfigurationError as error:
+            raise BadFolder(f"{self.config.data}: {error}") from error
+        self.loop = Loop(
+            coordinator=self.coordinator,
+            writer=writer,
+            network=network,
+            machine=self.machine,
+            sessions=self.sessions,
+            clock=self.clock,
+            limits=self.config.limits,
+            metrics=self.metrics,
+            fail=self.fail,
+            # 16 bits of the replica, 15 of the incarnation, 32 to count with.
+            detached_base=(self.config.replica & 0xFFFF) << 47 | (incarnation & 0x7FFF) << 32,
+        )
+
+    def address_of(self, member: Member) -> tuple[str, str]:
+        """Peer and client address of a member; those in the configuration file stand before those pinned."""
+        named = self.config.member(member.replica)
+        peer, client = member.peer_address, member.client_address
+        if named is not None:
+            peer, client = named.peer or peer, named.client or client
+        if member.replica == self.config.replica:
+            client = self.config.advertise.client or client
+        return peer, client
+
+    # ---------------------------------------------------------------------------------------------- work and failure
+
+    def fail(self, error: BaseException) -> None:
+        """The replica cannot go on: it takes part in nothing more, and `failed` says why."""
+        if self.begun:
+            self.loop.halt()
+        if self.failed.done():
+            return
+        if isinstance(error, NodeFailure):
+            failure = error
+        elif isinstance(error, StorageError):
+            failure = describe(error)
+        elif isinstance(error, CorruptRecord):
+            failure = Damaged(str(error))
+        else:
+            failure = NodeFailure(f"{type(error).__name__}: {error}")
+            self.log.error("unexpected failure", exc_info=error)
+        failure.__cause__ = error if failure is not error else error.__cause__
+        self.failed.set_result(failure)
+        self.sessions.close_all(wire.Code.UNAVAILABLE, "the replica has failed")
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run ``work`` beside the loop; if it fails, the replica fails."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.fail(error)
+
+    async def cancel_tasks(self) -> None:
+        """End what was spawned."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ----------------------------------------------------------------------------------- the sessions' engine
+
+    def propose(self, command: Command) -> None:
+        """Queue a command for the next turn."""
+        self.loop.propose(command)
+
+    def propose_detached(
+        self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False
+    ) -> None:
+        """Queue operations outside any session."""
+        self.loop.propose_detached(operations, count, done, system=system)
+
+    def request_read(self, read: PendingRead) -> None:
+        """Queue a linearizable read."""
+        self.loop.request_read(read)
+
+    def read_now(self, operations: bytes, count: int) -> bytes:
+        """Answer reads from what has been applied."""
+        return encode_results(self.machine.query(validate_reads(operations, count)))
+
+    def leader(self, hint: int | None = None) -> tuple[int, str]:
+        """The leader, or the replica hinted at, and where clients reach it."""
+        leader = hint or (self.coordinator.status().leader if self.begun else None)
+        member = self.coordinator.configuration.member(leader) if leader else None
+        return (0, "") if member is None else (member.replica, self.address_of(member)[1])
+
+    def describe(self) -> wire.ServerFrame.Welcome:
+        """The welcome, but for the session."""
+        configuration = self.coordinator.configuration
+        limits = self.config.limits
+        leader, leader_address = self.leader()
+        return wire.ServerFrame.Welcome(
+            wire_version=wire.WIRE_VERSION,
+            cluster=self.config.cluster,
+            replica=self.config.replica,
+            epoch=configuration.epoch,
+            protocol=configuration.protocol,
+            limits=wire.Limits(
+                key_bytes_max=KEY_BYTES_MAX,
+                value_bytes_max=VALUE_BYTES_MAX,
+                run_operations_max=limits.run_operations_max,
+                frame_bytes_max=limits.frame_bytes_max,
+                session_window=limits.session_operations_max,
+                transaction_operations_max=TRANSACTION_OPERATIONS_MAX,
+            ),
+            exactly_once=self.coordinator.spec.capabilities.exactly_once,
+            leader=leader,
+            leader_address=leader_address,
+            endpoints=[
+                wire.Endpoint(
+                    replica=member.replica, address=self.address_of(member)[1], region=member.region, zone=member.zone
+                )
+                for member in configuration.members
+            ],
+        )
+
+    def unavailable(self) -> str:
+        """Why this replica serves nobody at present; empty when it does."""
+        if self.stopping:
+            return "the replica is shutting down"
+        if self.failed.done():
+            return "the replica has failed"
+        return "" if self.begun else "the replica waits to be made a member of the cluster"
+
+    def refusal(self) -> tuple[wire.Code, str] | None:
+        """Why nothing may be proposed at present."""
+        problem = self.unavailable()
+        if problem:
+            return wire.Code.UNAVAILABLE, problem
+        full = self.nearly_full()
+        return None if full is None else (wire.Code.STORAGE_FULL, full)
+
+    def nearly_full(self) -> str | None:
+        """Why there is no room for more, in words; None while there is."""
+        return None
+
+    def offers(self, read: str) -> bool:
+        """Does the protocol offer that way to read?"""
+        return read in self.coordinator.spec.capabilities.reads
+
+    @property
+    def default_read(self) -> str:
+        """How a read that only asks to be linearizable is served."""
+        if self.config.reads != "auto":
+            return self.config.reads
+        offered = self.coordinator.spec.capabilities.reads
+        return next((way for way in READ_PREFERENCE if way in offered), "log")
