@@ -65,3 +65,6 @@ REPLIES_MAX: Final = 64
 
 FLUSH_TURNS_MAX: Final = 3
 """Turns of the event loop that a flush waits for links that are still writing the frame before."""
+
+STUCK_WRITE_S: Final = 0.005
+"""A frame that has been on its way to grpc's core for so long is stuck behind a peer that does not keep up."""

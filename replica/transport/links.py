@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
@@ -42,6 +43,7 @@ from .bounds import (
     QUEUE_BYTES_MAX,
     QUEUE_MESSAGES_MAX,
     ROUND_TRIP_GAIN,
+    STUCK_WRITE_S,
 )
 from .channels import Security, open_channel
 from .faults import NO_FAULT, LinkFault, Pump, Randomness, Shaper
@@ -103,6 +105,7 @@ class PeerLink:
         self._queue_bytes = 0
         self._queue_epoch = 0
         self._probe_us = 0
+        self._writing_since = math.inf
         self._waiter: asyncio.Future[None] | None = None
         self._broken: str | None = None
         self._fault = NO_FAULT
@@ -119,8 +122,12 @@ class PeerLink:
         self._task.add_done_callback(report_failure)
 
     async def close(self) -> None:
-        """End the stream and the task. What is queued is dropped."""
+        """End the stream and the task. What is queued, or under way on a shaped link, is dropped."""
         self._drop_queue()
+        if self._pump is not None:
+            self._pump.close()
+        if self.up:
+            self.problem = "closed"
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -136,8 +143,8 @@ class PeerLink:
 
     @property
     def unsent(self) -> bool:
-        """Messages wait in the queue."""
-        return bool(self._queue)
+        """Messages wait in the queue, and it is worth waiting for them: the frame before is not stuck at the peer."""
+        return bool(self._queue) and time.monotonic() - self._writing_since < STUCK_WRITE_S
 
     @property
     def queued_messages(self) -> int:
@@ -361,13 +368,16 @@ class PeerLink:
         try:
             while self._broken is None:
                 if self._queue or self._probe_us:
+                    self._writing_since = time.monotonic()
                     await call.write(self._take())
+                    self._writing_since = math.inf
                 else:
                     self._waiter = loop.create_future()
                     await self._waiter
             self._describe(self._broken)
         finally:
             self._waiter = None
+            self._writing_since = math.inf
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
 

@@ -190,8 +190,8 @@ class Transport:
         """Hand what has been sent so far to grpc's core, as far as the links are free to.
 
         Await it between `send` and anything that blocks the loop. It takes one turn of the loop, and up to
-        ``FLUSH_TURNS_MAX`` when a link is still writing the frame before; a link that is not done even then (its peer
-        does not keep up) is not waited for.
+        ``FLUSH_TURNS_MAX`` when a link is still writing the frame before; a link that is not done even then, or whose
+        peer does not keep up, is not waited for.
         """
         for _ in range(FLUSH_TURNS_MAX):
             await asyncio.sleep(0)
@@ -200,7 +200,10 @@ class Transport:
 
     @property
     def unsent(self) -> bool:
-        """Something that was sent has not been handed to grpc's core yet. For callers who wait in their own way."""
+        """Something that was sent has not been handed to grpc's core yet, and soon will be.
+
+        For callers who wait in their own way. Links that are stuck at a peer that does not keep up do not count.
+        """
         return any(link.unsent for link in self._links.values())
 
     # ----------------------------------------------------------------------------------------------------------- faults

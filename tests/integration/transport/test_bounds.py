@@ -43,6 +43,8 @@ async def test_a_peer_that_does_not_keep_up_loses_messages_and_holds_up_nobody()
             await three.host.until(lambda sent=sent: len(three.host.messages) == sent)  # type: ignore[misc]
         assert one.transport.peers()[2].queued_messages <= 16
         assert not one.transport.peers()[3].counters.dropped_full
+        await eventually(lambda: not one.transport.unsent)
+        assert one.transport.peers()[2].queued_messages, "nobody waits for a link that is stuck"
         two.host.gate.set()
         lost = counters.dropped_full
         await two.host.until(lambda: len(two.host.messages) == sent - lost)

@@ -65,6 +65,21 @@ async def test_healing_lets_what_is_under_way_arrive_first():
         assert one.transport.faults() == {}
 
 
+async def test_nothing_arrives_from_a_link_that_was_closed():
+    one, two = Party(1), Party(2)
+    async with running(one, two):
+        one.transport.set_shapes({2: LinkFault(delay_s=DELAY_S)})
+        one.transport.send((2,), b"under way")
+        one.transport.set_peers({})
+        one.transport.set_shapes({})
+        one.transport.set_peers({2: two.address})
+        await one.host.until(lambda: one.link_up(2))
+        one.transport.send((2,), b"anew")
+        await two.host.until(lambda: two.host.messages)
+        assert two.host.messages == [b"anew"]
+        assert one.host.events_of(LinkDown) == [LinkDown(2, "closed")]
+
+
 async def test_a_lossy_link_loses_some_and_counts_them():
     one, two = Party(1), Party(2)
     async with running(one, two):
