@@ -22,7 +22,7 @@ from replica.client.discovery import Discovery
 from replica.client.engine import Engine, Move
 from replica.client.errors import Closed, MaybeCommitted, SynodError, WrongCluster, error_of
 from replica.client.port import Attachment, AttachmentLost, Port
-from replica.kv.operations import Failed, Failure
+from replica.kv.operations import Failed
 
 logger = logging.getLogger("replica.client")
 
@@ -191,7 +191,6 @@ class Connection:
             self._drained.set_result(None)
 
     def _settle(self) -> None:
-        lost = ""
         for tokens, outcome in self.engine.take_settled():
             if isinstance(outcome, SynodError):
                 for future in tokens:
@@ -201,15 +200,10 @@ class Connection:
                 continue
             for future, result in zip(tokens, outcome, strict=True):
                 if result.__class__ is Failed:
-                    if result.code == Failure.SESSION_UNKNOWN:
-                        lost = result.message or result.code
                     if future is not None and not future.done():
                         future.set_exception(error_of(result))
                 elif future is not None and not future.done():
                     future.set_result(result)
-        if lost and self.engine.session:
-            self.engine.session_lost(lost)
-            self._after_engine()
 
     # ------------------------------------------------------------------------------------------------- attachments
 
@@ -323,5 +317,5 @@ class Connection:
             await self._work()
 
 
-_is_done: Final[Callable[[Future[Any] | None], bool]] = cast("Any", asyncio.Future.done)
+_is_done: Final[Callable[[Future[Any]], bool]] = cast("Any", asyncio.Future.done)
 """Whether nobody waits for a future any more. The bare method, because it runs once an operation."""

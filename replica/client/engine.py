@@ -24,8 +24,10 @@ lost, or a replica said that it may yet happen). An operation that fails was cer
 never sent, or if every transmission was refused definitely; otherwise the error is an `Indefinite` one. A replica's
 definite refusal speaks for this transmission, not for an earlier one.
 
-**Sessions that are lost.** A cluster that does not know the session (evicted after long silence) can't say what
-became of what was sent under it: that ends as `SessionLost`. What was not sent yet goes out under a new session.
+**Sessions that are lost.** A session is evicted after long silence. An operation that was sent once, and was answered
+with "session unknown" where it was applied, had no effect: it goes out again under a new session, together with what
+was not sent yet, and an idle client notices nothing. Of everything else that was on its way nobody can say what became
+of it: that ends as `SessionLost`.
 
 **No session without a write.** As long as only reads are asked for, the stream is attached without a session: a reader
 costs the cluster nothing durable and can be served where nothing can be decided.
@@ -42,7 +44,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -70,8 +72,9 @@ from replica.kv.operations import (
     VALUE_BYTES_MAX,
     AnyResult,
     Failed,
+    Failure,
 )
-from replica.wire.typed import WIRE_VERSION, ClientFrame, Code, Hello, Rejection, ServerFrame
+from replica.wire.typed import WIRE_VERSION, ClientFrame, Code, Endpoint, Hello, Rejection, ServerFrame
 
 T = TypeVar("T")
 
@@ -210,7 +213,7 @@ class Engine(Generic[T]):
         *,
         nonce: Callable[[], bytes],
         jitter: Callable[[], float],
-        abandoned: Callable[[T | None], bool] = lambda _token: False,
+        abandoned: Callable[[T], bool] = lambda _token: False,
         client: str = "",
         cluster: str = "",
         region: str = "",
@@ -261,6 +264,7 @@ class Engine(Generic[T]):
         self._leaving = False
         self._settled: list[Settled[T]] = []
         self._answers = 0
+        self._tried_nearby: set[str] = set()
 
     # ------------------------------------------------------------------------------------------------- operations
 
@@ -513,7 +517,8 @@ class Engine(Generic[T]):
 
     def _without_abandoned(self, batch: Batch[T]) -> Batch[T]:
         """What nobody waits for any more has not been sent and need not be."""
-        if not any(map(self._abandoned, batch.tokens)):
+        # Tokens in the queue are never None: those of a run that was taken back are picked out there.
+        if not any(map(self._abandoned, cast("list[T]", batch.tokens))):
             return batch
         kept: Queue[T] = Queue()
         for start, end, deadline in spans(batch.marks, len(batch.operations)):
@@ -538,8 +543,21 @@ class Engine(Generic[T]):
         self._heard = now
         if frame.HasField("welcome"):
             self._welcome(frame.welcome)
+        unknown = ""
+        refused_runs: list[tuple[int, int]] = []
         for result in frame.results:
-            self._run_result(result.first_sequence, result.count, _decode(result.results, result.count))
+            results = _decode(result.results, result.count)
+            refused = results[0]
+            if isinstance(refused, Failed) and refused.code == Failure.SESSION_UNKNOWN:
+                # The session is looked up once a command: all its results say so.
+                unknown = refused.message or refused.code
+                refused_runs.append((result.first_sequence, result.count))
+            else:
+                self._run_result(result.first_sequence, result.count, results)
+        for first, count in reversed(refused_runs):
+            self._take_back(first, count)
+        if unknown:
+            self.session_lost(unknown)
         for answer in frame.read_results:
             self._read_result(answer.id, answer.results)
         for rejection in frame.rejections:
@@ -573,9 +591,30 @@ class Engine(Generic[T]):
                 session_window=stated.session_window or self.limits.session_window,
             )
         self._welcomed = True
-        elsewhere = welcome.leader and welcome.leader != welcome.replica and welcome.leader_address
-        if elsewhere and self._follow_leader:
-            self._want(Move("another replica leads", welcome.leader_address))
+        if self._follow_leader and welcome.leader:
+            if welcome.leader != welcome.replica and welcome.leader_address:
+                self._want(Move("another replica leads", welcome.leader_address))
+        else:
+            self._look_nearby(welcome)
+
+    def _look_nearby(self, welcome: ServerFrame.Welcome) -> None:
+        """Where any replica will do, one in the own zone or region is better; each is tried once."""
+
+        def distance(endpoint: Endpoint) -> int:
+            if self._zone and (endpoint.region, endpoint.zone) == (self._region, self._zone):
+                return 0
+            return 1 if self._region and endpoint.region == self._region else 2
+
+        here = min((distance(each) for each in welcome.endpoints if each.replica == welcome.replica), default=2)
+        nearer = [
+            (distance(each), each.address)
+            for each in welcome.endpoints
+            if each.address and distance(each) < here and each.address not in self._tried_nearby
+        ]
+        if nearer:
+            _, address = min(nearer)
+            self._tried_nearby.add(address)
+            self._want(Move("another replica is nearer", address))
 
     def _run_result(self, first: int, count: int, results: list[AnyResult]) -> None:
         self._answers += 1
@@ -594,6 +633,24 @@ class Engine(Generic[T]):
             offset = part.first + start - first
             self._settled.append((tokens, results[offset : offset + end - start]))
             self._drop_if_settled(part)
+
+    def _take_back(self, first: int, count: int) -> None:
+        """The operations were refused where they would have been applied: if that was their only attempt, queue them
+        again, to be sent under another session."""
+        for run, start, end in reversed(self._overlapping(first, count)):
+            if run.doubtful:
+                continue
+            operations = _RAW_DECODER.decode(run.payload)
+            again: Queue[T] = Queue()
+            for span_start, span_end, deadline in spans(run.marks, run.count):
+                for index in range(max(start, span_start), min(end, span_end)):
+                    token = run.tokens[index]
+                    if token is not None:
+                        again.add(operations[index], token, deadline)
+            run.open -= len(again)
+            run.tokens[start:end] = [None] * (end - start)
+            self._drop_if_settled(run)
+            self.writes.put_back(again.take(len(again)))
 
     def _read_result(self, number: int, results: bytes) -> None:
         query = self._queries.pop(number, None)

@@ -14,8 +14,9 @@ from replica.client.errors import (
     Unavailable,
     Unsupported,
 )
-from replica.kv.operations import Written
-from replica.wire.typed import Code
+from replica.kv.operations import AnyResult, Failed, Failure, Written
+from replica.kv.runs import encode_results
+from replica.wire.typed import Code, Endpoint, RunResult
 
 from .engine_driver import Driver, found, limits, no_room, operations_of
 
@@ -195,6 +196,64 @@ def test_a_lost_session_leaves_what_was_sent_open_and_what_was_not_takes_a_new_o
     assert client.outcomes[waiting[0]] == Written(1)
 
 
+def unknown(count: int = 1) -> list[AnyResult]:
+    return [Failed(1, Failure.SESSION_UNKNOWN, "the session is not known")] * count
+
+
+def test_what_a_lost_session_refused_at_its_only_attempt_is_done_under_the_next():
+    client = Driver()
+    client.put(3, timeout_s=5.0)
+    client.attach(session=7)
+    client.sent()
+    client.answer(2, results=[Written(1)])
+    client.answer(1, results=unknown())
+    assert isinstance(client.outcomes.pop("w3"), SessionLost)
+    client.lose_stream()
+    client.attach(session=8)
+    frame = client.frame()
+    assert [(run.first_sequence, run.count) for run in frame.runs] == [(1, 1)]
+    assert operations_of(frame)[0][0][1] == b"w1"
+    client.answer(1)
+    assert client.outcomes == {"w1": Written(1), "w2": Written(1)}
+
+
+def test_all_that_one_frame_refuses_is_done_under_the_next_session_in_order():
+    client = Driver()
+    client.put(4)
+    client.attach(session=7)
+    client.sent()
+    parts = [RunResult(first_sequence=n, count=2, results=encode_results(unknown(2))) for n in (1, 3)]
+    client.receive(results=parts)
+    assert client.outcomes == {}
+    client.lose_stream()
+    client.attach(session=8)
+    assert [operation[1] for run in operations_of(client.frame()) for operation in run] == [b"w1", b"w2", b"w3", b"w4"]
+
+
+def test_what_may_have_happened_before_the_session_was_lost_is_not_done_again():
+    client = Driver()
+    client.put()
+    client.attach(session=7)
+    client.sent()
+    client.lose_stream()
+    client.attach(session=7)
+    client.sent()
+    client.answer(1, results=unknown())
+    assert isinstance(client.outcomes["w1"], SessionLost)
+
+
+def test_operations_taken_back_keep_their_deadlines():
+    client = Driver()
+    client.put(timeout_s=1.0)
+    client.put(timeout_s=5.0)
+    client.attach(session=7)
+    client.sent()
+    client.answer(1, 2, unknown(2))
+    client.pass_time(1.5)
+    assert isinstance(client.outcomes["w1"], Unavailable)
+    assert set(client.outcomes) == {"w1"}
+
+
 def test_a_session_that_is_unknown_at_the_greeting_is_lost_too():
     client = Driver()
     client.put()
@@ -237,6 +296,41 @@ def test_a_stale_reader_does_not_care_who_leads():
     client.get(consistency=1)
     client.attach(leader=2, leader_address="there:1")
     assert client.engine.take_wish() is None
+
+
+PLACES = [
+    Endpoint(replica=1, address="far", region="us", zone="a"),
+    Endpoint(replica=2, address="near", region="eu", zone="b"),
+    Endpoint(replica=3, address="here", region="eu", zone="a"),
+]
+
+
+def test_a_stale_reader_prefers_its_own_zone_then_its_region():
+    client = Driver(follow_leader=False, region="eu", zone="a")
+    client.get(consistency=1)
+    client.attach(replica=1, endpoints=PLACES)
+    assert client.wish().hint == "here"
+    client.lose_stream()
+    client.attach(replica=1, endpoints=PLACES)
+    assert client.wish().hint == "near"
+    client.lose_stream()
+    client.attach(replica=1, endpoints=PLACES)
+    assert client.engine.take_wish() is None
+    assert client.frame().reads
+
+
+def test_a_client_that_does_not_say_where_it_is_stays_where_it_is():
+    client = Driver(follow_leader=False)
+    client.get(consistency=1)
+    client.attach(replica=1, endpoints=PLACES)
+    assert client.engine.take_wish() is None
+
+
+def test_where_nobody_leads_writes_prefer_the_own_zone_as_well():
+    client = Driver(region="eu", zone="b")
+    client.put()
+    client.attach(replica=1, endpoints=PLACES)
+    assert client.wish().hint == "near"
 
 
 def test_a_rejection_of_the_greeting_keeps_its_hint_when_the_stream_is_closed_after_it():

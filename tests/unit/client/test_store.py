@@ -332,13 +332,21 @@ async def test_without_exactly_once_a_lost_answer_is_indefinite(cluster):
         assert (await store.get("counter")).value == b"3"
 
 
-async def test_an_evicted_session_is_replaced_and_what_was_on_its_way_is_indefinite(store, cluster):
-    await store.put("key", "1")
+async def test_an_idle_client_does_not_notice_that_its_session_was_evicted(store, cluster):
+    await store.add("counter", 1)
     cluster.replicas[0].scripts.append(forget_session)
-    with pytest.raises(SessionLost):
-        await store.put("key", "2")
-    assert (await store.put("key", "3")).revision == 2
+    await asyncio.gather(*(store.add("counter", 1) for _ in range(10)))
+    assert (await store.get("counter")).value == b"11"
     assert len({hello.nonce for hello in cluster.replicas[0].hellos if hello.nonce}) == 2
+
+
+async def test_what_may_have_happened_before_the_session_was_lost_is_indefinite(store, cluster):
+    await store.add("counter", 1)
+    cluster.replicas[0].scripts.extend([swallow, forget_session])
+    with pytest.raises(SessionLost):
+        await store.add("counter", 1)
+    await store.add("counter", 1)
+    assert (await store.get("counter")).value == b"3"
 
 
 async def test_a_cluster_that_answers_operation_by_operation_is_understood(cluster):
