@@ -420,6 +420,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     delivered: Frontier
     accepting: bool
     """Would commands be proposed now, rather than refused?"""
+    log_first: int = 0
+    """The first position that the log still holds or will hold; 0 for a protocol without a log."""
     queued: int = 0
     in_flight: int = 0
 

@@ -79,7 +79,7 @@ class AdminService(wire.AdminServicer):
         reply.applied = replica.machine.applied
         reply.revision = replica.machine.revision
         reply.compacted = replica.machine.compacted
-        reply.log_first = _number(anchor.frontier) + 1
+        reply.log_first = status.log_first
         reply.log_bytes = storage.log.usage().used_bytes
         reply.state_bytes = storage.state.usage().used_bytes
         reply.snapshot_frontier = _number(anchor.frontier) if anchor.snapshot else 0
@@ -129,7 +129,9 @@ class AdminService(wire.AdminServicer):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
             raise
         frontier = _number(report.frontier)
-        return wire.TakeSnapshotReply(frontier=frontier, bytes=report.bytes, log_first=frontier + 1)
+        return wire.TakeSnapshotReply(
+            frontier=frontier, bytes=report.bytes, log_first=self._replica.coordinator.status().log_first
+        )
 
     async def ReplaceMember(  # noqa: N802
         self, request: wire.ReplaceMemberRequest, context: Any

@@ -271,6 +271,7 @@ class MultiPaxos(Protocol):
             and log.sealed is None
             and not self._replication.sealing
             and self._replication.queued < core.options.queue_max,
+            log_first=log.floor + 1,
             queued=self._replication.queued,
             in_flight=self._replication.in_flight,
         )

@@ -88,6 +88,8 @@ class Null(Protocol):
         self._options = options
         self._voting = context.voting
         self._delivered = 0
+        self._floor = 0
+        """Slots at or before this one have been discarded."""
         self._next_slot = 1
         self._pending: deque[tuple[Ticket, int, Commands | Seal]] = deque()
         """Written and not durable yet, in order: (ticket, slot, record)."""
@@ -111,6 +113,8 @@ class Null(Protocol):
         context = self._context
         assert isinstance(context.applied, int)
         assert isinstance(context.base, int)
+        assert isinstance(context.snapshot, int)
+        self._floor = max(context.base, context.snapshot)
         self._now = now
         self._delivered = max(context.applied, context.base)
         last = self._delivered
@@ -274,6 +278,7 @@ class Null(Protocol):
             self._replay_to = max(self._replay_to, frontier)
         assert frontier <= self._delivered, f"a snapshot at {frontier} of a state that stands at {self._delivered}"
         self._writes.append(Discard(LOG_TABLE, slot_key(0), slot_key(frontier + 1)))
+        self._floor = max(self._floor, frontier)
 
     # -------------------------------------------------------------------------------------------------------- queries
 
@@ -286,6 +291,7 @@ class Null(Protocol):
             decided=self._delivered,
             delivered=self._delivered,
             accepting=self._voting and not self._sealing and self._queued_operations < self._options.queue_max,
+            log_first=self._floor + 1,
             queued=self._queued_operations,
             in_flight=len(self._pending),
         )

@@ -97,7 +97,7 @@ async def test_a_snapshot_truncates_the_log_and_a_replica_that_was_away_catches_
             async with admin(node) as operator:
                 reply = await operator.TakeSnapshot(wire.TakeSnapshotRequest())
                 assert reply.frontier == node.machine.applied
-                assert reply.log_first == reply.frontier + 1
+                assert 1 < reply.log_first <= reply.frontier + 1
                 assert reply.bytes > 0
         await cluster.start(away.config.replica)
         back = cluster.running[away.config.replica]
