@@ -44,7 +44,7 @@ NOTICE_INTERVAL_S: Final = 0.25
 """A peer that keeps speaking of another epoch is answered, and reported, at most this often."""
 
 KEEPALIVE_INTERVAL_S: Final = 10.0
-KEEPALIVE_TIMEOUT_S: Final = 5.0
+KEEPALIVE_TIMEOUT_S: Final = 10.0
 """A connection whose other end went silent is given up after the sum of both."""
 
 LOOKAHEAD_BYTES: Final = 4 * 1024 * 1024
