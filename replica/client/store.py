@@ -68,8 +68,9 @@ class AsyncStore:
 
     Operations may be issued concurrently without bound on tasks; what is issued while a frame is on its way travels
     together in the next. `put`, `delete`, `add` and their like queue the operation at once and return a future:
-    awaiting it is how one learns that it is done. Giving up on a future does not take the operation back, unless it
-    was not sent yet.
+    awaiting it is how one learns that it is done. `asyncio.gather`, `wait_for` and `ensure_future` take a future;
+    `create_task` does not, and is not needed. Giving up on a future does not take the operation back, unless it was not
+    sent yet.
 
     Keys and values are bytes; text is stored in UTF-8. Keys have 1 to 250 bytes, values up to 1 MiB.
 

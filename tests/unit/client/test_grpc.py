@@ -8,11 +8,11 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from replica.client import InvalidArgument, Unavailable, connect_async
+from replica.client import InvalidArgument, Unavailable, connect_async, port
 from replica.client.grpc_port import GrpcPort, parse_endpoints
-from replica.client.port import AttachmentLost, PortOptions, scheme_of
+from replica.client.port import AttachmentLost, PortOptions, open_port, scheme_of
 from replica.wire.typed import WIRE_VERSION, ClientFrame, Hello
-from tests.support.doubles import ClusterDouble, serve
+from tests.support.doubles import ClusterDouble, DoublePort, serve
 
 
 @pytest.fixture
@@ -175,3 +175,25 @@ def _certificates(folder: Path) -> None:
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
     name = ["-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*request.split(), *name, *files], check=True, capture_output=True)
+
+
+def test_other_schemes_are_served_by_whoever_named_them(monkeypatch):
+    cluster = ClusterDouble(1)
+    opened = []
+
+    def factory(url: str, options: PortOptions) -> DoublePort:
+        opened.append((url, options))
+        return DoublePort(cluster)
+
+    class Point:
+        name = "memory"
+
+        @staticmethod
+        def load():
+            return factory
+
+    monkeypatch.setattr(port, "entry_points", lambda *, group: [Point] if group == "synod.ports" else [])
+    assert open_port("memory:name", PortOptions()).endpoints == ["replica-1"]
+    assert opened == [("memory:name", PortOptions())]
+    with pytest.raises(InvalidArgument, match="known: memory:, synod:"):
+        open_port("other:name", PortOptions())
