@@ -18,7 +18,7 @@ from .state import Core, Role
 CATCH_UP_SLOTS_MAX: Final = 4096
 """Slots in one chunk."""
 
-SNAPSHOT_PATIENCE_S: Final = 30.0
+SNAPSHOT_PATIENCE_S: Final = 10.0
 """A wish for a snapshot that was neither fulfilled nor declared unavailable is uttered again after so long."""
 
 
@@ -31,11 +31,16 @@ class CatchUps:
         self._asked_first = 0
         self._asked_at = 0.0
         self._wished_at: float | None = None
+        self._wished = 0
 
     @property
     def awaits_snapshot(self) -> bool:
-        """Has a snapshot been wished for that is still to come?"""
-        return self._wished_at is not None and self._core.now < self._wished_at + SNAPSHOT_PATIENCE_S
+        """Has a snapshot been wished for that is still to come, and still of use?"""
+        return (
+            self._wished_at is not None
+            and self._log.decided < self._wished
+            and self._core.now < self._wished_at + SNAPSHOT_PATIENCE_S
+        )
 
     def request(self, peer: ReplicaId) -> None:
         """Ask ``peer`` for what is missing, unless it was asked a moment ago."""
@@ -68,7 +73,7 @@ class CatchUps:
             if log.decided >= message.first + len(message.values) - 1 and log.decided < message.decided:
                 self.request(sender)
         elif log.decided < message.floor and message.first == log.decided + 1 and not self.awaits_snapshot:
-            self._wished_at = core.now
+            self._wished_at, self._wished = core.now, message.floor
             core.effects.snapshot_wish = SnapshotWish(sender, message.floor)
 
     def on_snapshot(self) -> None:

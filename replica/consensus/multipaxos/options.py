@@ -15,6 +15,9 @@ FRAME_BYTES_MAX: Final = 4 << 20
 COMMAND_BYTES_MAX: Final = 3 << 20
 """The largest payload of one command, so that a slot that holds it alone still travels in one frame."""
 
+COMMAND_OVERHEAD_BYTES: Final = 40
+"""What a command adds to its payload in a slot, at most: it counts towards every bound in bytes."""
+
 
 class MultiPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Durations are for processes on one machine or a local network; stretch them on a wide one."""
@@ -33,7 +36,7 @@ class MultiPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     batch_max: int = 4096
     """Operations in one slot. 1: each operation has a slot to itself. A command is never split."""
     batch_bytes_max: int = 1 << 20
-    """Bytes of payload in one slot; a larger command has a slot to itself."""
+    """Bytes in one slot; a larger command has a slot to itself."""
     window_slots: int = 1024
     """Slots that may be proposed and undecided at a time."""
     window_bytes_max: int = 64 << 20
@@ -41,7 +44,7 @@ class MultiPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     queue_max: int = 16384
     """Operations that may wait for the window; more are refused as overload."""
     queue_bytes_max: int = 64 << 20
-    """Bytes of payload that may wait for the window."""
+    """Bytes that may wait for the window."""
     reads_max: int = 16384
     """Reads that may wait for their round."""
     chunk_bytes_max: int = 1 << 20

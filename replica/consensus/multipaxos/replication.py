@@ -24,7 +24,7 @@ from replica.consensus.interface import (
 
 from .log import Log
 from .messages import NOOP, Accept, Accepted, Commit, encode_batch, encode_seal, is_seal
-from .options import COMMAND_BYTES_MAX
+from .options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES
 from .state import Core, Role
 
 COMMIT_TIMER = "commit"
@@ -142,7 +142,7 @@ class Replication:
             return
         operations, size = self._queued_operations, self._queued_bytes
         for command in commands:
-            length = len(command.payload)
+            length = len(command.payload) + COMMAND_OVERHEAD_BYTES
             if length > COMMAND_BYTES_MAX:
                 reject(Reject(command, Reason.UNSUPPORTED, True))
             elif operations >= options.queue_max or (size > 0 and size + length > options.queue_bytes_max):
@@ -226,13 +226,13 @@ class Replication:
             operations = size = 0
             while queue:
                 command = queue[0]
+                length = len(command.payload) + COMMAND_OVERHEAD_BYTES
                 if batch and (
-                    operations + command.count > options.batch_max
-                    or size + len(command.payload) > options.batch_bytes_max
+                    operations + command.count > options.batch_max or size + length > options.batch_bytes_max
                 ):
                     break
                 operations += command.count
-                size += len(command.payload)
+                size += length
                 batch.append(queue.popleft())
             self._queued_operations -= operations
             self._queued_bytes -= size
@@ -359,7 +359,7 @@ class Replication:
         """Assert the invariants of proposing."""
         core, log = self._core, self._log
         assert self._queued_operations == sum(command.count for command in self._queue)
-        assert self._queued_bytes == sum(len(command.payload) for command in self._queue)
+        assert self._queued_bytes == sum(len(command.payload) + COMMAND_OVERHEAD_BYTES for command in self._queue)
         assert self._in_flight_bytes == sum(size for _, size in self._in_flight)
         assert core.leads or not (self._queue or self._in_flight), "proposals at a replica that does not lead"
         assert not self._run, "proposals that were not sent"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from replica.consensus.ballots import NEVER, Ballot
 from replica.consensus.interface import (
     Command,
     Configuration,
@@ -12,8 +13,10 @@ from replica.consensus.interface import (
     Member,
     PeerReset,
     Proposed,
+    ReadRequested,
     Reason,
     Received,
+    Reconfigure,
 )
 from replica.consensus.multipaxos import FPAXOS
 from replica.consensus.multipaxos.messages import (
@@ -27,6 +30,9 @@ from replica.consensus.multipaxos.messages import (
     Heartbeat,
     HeartbeatAck,
     Poll,
+    Prepare,
+    Promised,
+    Report,
     Seal,
     decode_value,
     encode_batch,
@@ -65,7 +71,7 @@ def test_with_a_batch_of_one_every_operation_has_a_slot_to_itself():
 
 
 def test_batches_are_cut_by_operations_and_by_bytes():
-    story = Story(3, options={"batch_max": 10, "batch_bytes_max": 100})
+    story = Story(3, options={"batch_max": 10, "batch_bytes_max": 180})
     story.elect(1)
     commands = [Command(b"x", count=6), Command(b"y", count=6), Command(b"z" * 90), Command(b"w" * 20)]
     story[1].step(Proposed(tuple(commands)))
@@ -524,6 +530,55 @@ def test_a_snapshot_erases_no_promise_and_no_vote_above_it():
     ]
 
 
+def test_a_snapshot_that_is_no_news_any_more_is_not_waited_for():
+    story = Story(3, options={"tail_slots": 0})
+    story.elect(1)
+    story.isolate(3)
+    story[1].propose(b"1")
+    story.settle()
+    story[1].take_snapshot()
+    story.heal()
+    story.wait(0.1)
+    assert story[3].wishes, "1 has nothing to send but a snapshot"
+    ballot = story[1].inner._core.ballot
+    story[3].step(Received(2, Decided(1, (encode_batch((Command(b"1"),)),), decided=1, floor=0)))  # 2 has more
+    story[3].step(Received(1, Accept(ballot, 3, (NOOP,), 2)))
+    sent = story.tap(CatchUp)
+    story[3].step(Received(1, Heartbeat(ballot, 2, 0)))
+    story.settle()
+    assert [message.first for _, _, message in sent] == [2]
+
+
+def test_memory_that_is_full_leaves_the_rest_of_the_log_on_disk_until_there_is_room(monkeypatch):
+    monkeypatch.setattr("replica.consensus.multipaxos.log.LOAD_BYTES_MAX", 300)
+    story = Story(3, options={"batch_max": 1})
+    story.elect(1)
+    for number in range(40):
+        story[1].propose(b"%050d" % number)
+        story.settle()
+    story.wait(0.1)
+    story[2].crash(state_survives=False)
+    story[2].log.clear()
+    story.isolate(2)
+    story[2].start()
+    story.wait(0.05, only=[2])
+    assert story[2].log == story[1].log
+
+
+def test_what_was_learned_out_of_order_is_reported_as_decided():
+    story = Story(3)
+    story.elect(1)
+    story.isolate(1)
+    value = encode_batch((Command(b"second"),))
+    story[3].step(Received(1, Decided(2, (value,), decided=2, floor=0)))
+    story[3].step(Received(1, Decided(2, (value,), decided=2, floor=0)))
+    ballot = Ballot(1, 9, 2)
+    story.wires.clear()
+    story[3].step(Received(2, Prepare(ballot, 1)))
+    answer = story.codec.decode_message(story.wires[-1][3])
+    assert answer == Promised(ballot, decided=0, first=1, end=0, reports=(Report(2, NEVER, value, True),))
+
+
 # -------------------------------------------------------------------------------------------------------------- restart
 
 
@@ -575,10 +630,14 @@ def test_a_state_ahead_of_the_log_is_taken_for_decided():
     story.settle()
     story.wait(0.1)
     story[2].crash()
-    story[2].disk.durable["log"].clear()
+    for table in ("log", "progress"):
+        story[2].disk.durable[table].clear()
     story[2].disk.crash(0)
     story[2].start()
     assert story[2].core.status().delivered == 1
+    story.wires.clear()
+    story[2].step(Received(3, CatchUp(1)))
+    assert story.codec.decode_message(story.wires[-1][3]) == Decided(1, (), decided=1, floor=1)
     story.wait(0.1)
     story[1].propose(b"b")
     story.settle()
@@ -613,6 +672,17 @@ def test_votes_beneath_an_installed_snapshot_are_void_even_if_a_crash_kept_them(
     story[3].step(Received(1, CatchUp(1)))
     answer = story.codec.decode_message(story.wires[-1][3])
     assert answer == Decided(first=1, values=(), decided=1, floor=1), "it vouches for nothing there"
+
+
+def test_a_state_behind_the_log_is_corruption():
+    story = Story(1, options={"tail_slots": 0})
+    story[1].propose(b"a")
+    story[1].take_snapshot()
+    story[1].crash()
+    story[1].applied = 0
+    story[1].anchor = replace(story[1].anchor, frontier=0)
+    with pytest.raises(CorruptRecord, match="the log begins behind"):
+        story[1].start()
 
 
 def test_a_vote_above_the_promise_is_corruption():
@@ -892,6 +962,36 @@ def test_only_a_leader_seals_once_and_only_into_the_next_epoch():
     story.wait(0.2)
     last = story[1].refused_reads[-1]
     assert (last.token, last.reason, last.definite) == (3, Reason.LOST, False)
+
+
+def test_a_replica_that_is_sealed_takes_nothing_more():
+    story = Story(1)
+    following = successor_of(story.configuration, 1)
+    story[1].reconfigure(9, following)
+    effects = story[1].inner.step(1.0, [Proposed((Command(b"late"),)), ReadRequested(1), Reconfigure(2, following)])
+    assert [(r.reason, r.definite) for r in effects.rejections] == [(Reason.SEALED, True)]
+    assert [(r.token, r.reason) for r in effects.refused_reads] == [(1, Reason.SEALED), (2, Reason.SEALED)]
+
+
+def test_a_candidate_that_needs_a_snapshot_which_is_not_to_be_had_leaves_the_field():
+    story = Story(3, options={"tail_slots": 0})
+    story.elect(1)
+    story.isolate(3)
+    story[1].propose(b"1")
+    story.settle()
+    story.wait(0.1)
+    story[1].take_snapshot()
+    story[2].take_snapshot()
+    story.heal()
+    story[1].yields(3)
+    story.settle()
+    assert story[3].leads()
+    story[3].snapshot_unavailable(story[3].wishes[-1].peer)
+    assert not story[3].leads()
+    story.wait(3)
+    leader = story.leader()
+    assert leader is not None
+    assert leader.id != 3
 
 
 def test_a_read_that_waits_when_the_epoch_ends_is_refused():

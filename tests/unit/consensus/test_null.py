@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from replica.consensus.interface import Command, ConfigurationError, CorruptRecord, Proposed, Reason
 from replica.consensus.null import PROTOCOL
+from replica.storage.coordinator import Anchor
 
 from .story import Story
 
@@ -84,6 +85,28 @@ def test_overload_is_refused_definitely_and_passes():
     assert not story[1].core.status().accepting
     story[1].sync()
     assert story[1].core.status().accepting
+
+
+def test_a_state_restored_from_elsewhere_is_gone_on_from():
+    story = alone()
+    story[1].propose(b"a")
+    story[1].applied = 7
+    story[1]._switch(Anchor(story.configuration, 7, 0, "backup"), True)
+    story[1].propose(b"b")
+    assert story[1].applied == 8
+    assert list(story[1].disk.durable["log"]) == [(8).to_bytes(8, "big")]
+
+
+def test_what_cannot_be_is_refused_definitely():
+    story = alone(queue_max=1)
+    story[1].propose(bytes(4 << 20))
+    assert story[1].rejections[0].reason == Reason.UNSUPPORTED
+    following = replace(story.configuration, epoch=2)
+    story[1].reconfigure(1, replace(following, epoch=3))
+    story[1].syncs = False
+    story[1].reconfigure(2, following)
+    story[1].reconfigure(3, following)
+    assert [(r.token, r.reason) for r in story[1].refused_reads] == [(1, Reason.UNSUPPORTED), (3, Reason.SEALED)]
 
 
 def test_a_seal_ends_the_epoch_and_is_reached_again_after_a_restart():
