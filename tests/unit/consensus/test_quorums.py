@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replica.consensus.interface import ConfigurationError
@@ -41,6 +41,7 @@ def test_no_members_is_no_system():
         Majority([])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 7))
 def test_flexible_sizes_are_accepted_exactly_when_they_intersect(n, q1, q2):
     members = range(1, n + 1)
@@ -62,6 +63,7 @@ class Unchecked(Grid):
         return True
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),
     q1=st.tuples(st.integers(1, 4), st.integers(1, 3)),
@@ -116,6 +118,7 @@ def test_a_grid_names_the_field_at_fault():
         Grid([[1], []], q1_zones=1, q1_members=1, q2_zones=1, q2_members=1)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(0, 7), st.integers(0, 7))
 def test_fast_quorums_are_accepted_exactly_when_any_two_meet_within_any_classic_one(n, classic, fast):
     members = frozenset(range(1, n + 1))
@@ -161,6 +164,7 @@ def test_admission_asks_more_than_half_of_the_others(n, others):
     assert Majority(range(1, n + 1)).admission_others == others
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.data())
 def test_two_disks_under_one_id_cannot_both_be_admitted(n, data):
     q1 = data.draw(st.integers(1, n))
