@@ -172,6 +172,7 @@ _BY_CODE: Final[Mapping[str, Callable[[str], SynodError]]] = MappingProxyType(
         Failure.SESSION_UNKNOWN: SessionLost,
         Failure.RESULT_FORGOTTEN: ResultForgotten,
         Failure.WINDOW: Overloaded,
+        Failure.CROWDED: Overloaded,
     }
 )
 

@@ -74,6 +74,11 @@ class Evaluation:
         self._revision = history.revision + 1  # of the writes, should there be any
         self._room = RESULT_BYTES_MAX
 
+    @property
+    def spent(self) -> int:
+        """Bytes of keys and values in the result."""
+        return RESULT_BYTES_MAX - max(0, self._room)
+
     def run(self, operation: Simple | Transaction | Compact) -> AnyResult:
         """Evaluate and carry out; a refusal is a result, too."""
         try:

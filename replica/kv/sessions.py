@@ -66,6 +66,14 @@ class Session(msgspec.Struct, array_like=True):
                 self.kept_bytes -= len(run.results)
         if passed:
             del self.runs[:passed]
+        if self.runs:
+            # Puts that continue each other are one run, which would grow for as long as the session lives.
+            oldest = self.runs[0]
+            behind = sequence + 1 - oldest.first
+            if behind > 0 and oldest.revision:
+                oldest.first += behind
+                oldest.count -= behind
+                oldest.revision += behind
 
     def is_fresh(self, first: int, count: int) -> bool:
         """Do these sequences all lie in the window and behind everything executed so far?"""
