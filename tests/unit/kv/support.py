@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import msgspec
 
@@ -63,11 +64,11 @@ class Replica:
         """Apply the commands at the next position."""
         return self.machine.apply(self.machine.applied + 1, commands)
 
-    def do(self, *operations: AnyOperation, system: bool = False) -> list[AnyResult]:
+    def do(self, *operations: AnyOperation, system: bool = False) -> list[Any]:
         """Apply a run outside any session."""
         return self.apply(command(*operations, system=system))[0].results()
 
-    def one(self, operation: AnyOperation, *, system: bool = False) -> AnyResult:
+    def one(self, operation: AnyOperation, *, system: bool = False) -> Any:
         """Apply a single operation outside any session."""
         return self.do(operation, system=system)[0]
 
@@ -75,7 +76,7 @@ class Replica:
         """A new session's id."""
         return self.apply(command(OpenSession(b"nonce")))[0].opened[0].session
 
-    def run(self, session: int, sequence: int, *operations: AnyOperation, acknowledged: int = 0) -> list[AnyResult]:
+    def run(self, session: int, sequence: int, *operations: AnyOperation, acknowledged: int = 0) -> list[Any]:
         """Apply a run of a session."""
         made = command(*operations, session=session, sequence=sequence, acknowledged=acknowledged)
         return self.apply(made)[0].results()
