@@ -66,14 +66,16 @@ Options: TypeAlias = dict[str, int | float | str | bool]
 class Footprint(msgspec.Struct, frozen=True, array_like=True):
     """What a command touches, as far as a protocol needs to know in order to tell interference.
 
-    ``ranges`` are half-open ``[first, last)`` intervals of keys that are read; two commands interfere when one writes
-    a key that the other reads or writes.
+    ``ranges`` are half-open ``[first, last)`` intervals of keys that are read, ``written_ranges`` such intervals that
+    are written (an empty ``last``: to the end); two commands interfere when one writes a key that the other reads or
+    writes.
     """
 
     reads: tuple[bytes, ...] = ()
     writes: tuple[bytes, ...] = ()
     ranges: tuple[tuple[bytes, bytes], ...] = ()
     read_only: bool = False
+    written_ranges: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
