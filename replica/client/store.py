@@ -385,9 +385,8 @@ class AsyncStore:
     async def suspend(self) -> None:
         """Let go of the network until `resume`, for a fork."""
         self._suspended = True
+        # The port stays: a replica in this process lives in it.
         await asyncio.gather(*(connection.suspend() for connection in self._connections()))
-        if self._port is not None:
-            await self._port.close()
 
     def resume(self) -> None:
         """Go on after `suspend`."""
