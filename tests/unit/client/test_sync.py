@@ -278,6 +278,25 @@ def test_a_fork_beside_a_running_loop_leaves_both_with_a_working_store(server):
     assert (result.returncode, result.stdout) == (0, "0 3\n"), result.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_replica_in_memory_stays_with_the_parent():
+    program = textwrap.dedent(
+        """
+        import os
+        from replica.client import connect
+
+        with connect("memory:") as store:
+            store.put("a", "1")
+            child = os.fork()
+            if child == 0:
+                os._exit(7 if store.get("a") is None else 8)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), store.get("a").value)
+        """
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert (result.returncode, result.stdout) == (0, "7 b'1'\n"), result.stderr
+
+
 def test_grpc_says_that_it_cannot_be_used_after_a_fork_on_the_loop_s_own_thread(monkeypatch):
     monkeypatch.setattr(GrpcPort, "inherited", True)
     with connect("127.0.0.1:1", timeout_s=0.2) as store, pytest.raises(Unavailable, match="start children with spawn"):
