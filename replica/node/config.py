@@ -111,7 +111,7 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     log_map_bytes: Bytes = 16 << 30
     state_map_bytes: Bytes = 64 << 30
-    state_commit_ms: float = 50.0
+    state_commit_ms: float = 250.0
     """How long applied commands may wait to be visible to a restart of the process; they can always be
     replayed.
     """

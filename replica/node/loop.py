@@ -154,6 +154,7 @@ class Loop:
         self._next_detached = detached_base
         # The way of a turn: outcomes that wait to be carried out, groups that wait to be committed.
         self._outcomes: deque[Turn] = deque()
+        self._outcome_due = False
         self._outcome_scheduled = False
         self._groups: list[tuple[int, Sequence[Write]]] = []
         self._extra: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
@@ -393,13 +394,15 @@ class Loop:
         if turn.deliveries or turn.reads or turn.rejections or turn.refused_reads or turn.sealed or turn.snapshot_wish:
             self._outcomes.append(turn)
         if self._outcomes:
-            if self.sessions.in_flight_operations or not self._groups:
+            if self.sessions.in_flight_operations or not (turn.sends or self._groups):
                 self._outcome()
-            elif not self._outcome_scheduled:
-                # Only votes wait here: the disk first, and the answers to the leader before the work for oneself.
-                self._outcome_scheduled = True
+            else:
+                # Nobody here waits for it, and somebody elsewhere waits for what was sent or for the disk.
+                self._outcome_due = True
         if self._groups:
             self._schedule_commit()
+        if self._outcome_due and not self._commit_scheduled:
+            self._schedule_outcome()
         if self._watchers:
             self._look()
         self._arm()
@@ -450,8 +453,8 @@ class Loop:
         durable = self._writer.submit(last, writes, notify)
         if durable:
             self._durable(durable)
-        if self._outcome_scheduled:
-            self._events.call_soon(self._guarded_outcome)
+        if self._outcome_due and not self._commit_scheduled:
+            self._schedule_outcome()
         self._settled()
 
     def durable(self, group: int) -> None:
@@ -465,12 +468,18 @@ class Loop:
 
     # ----------------------------------------------------------------------------------------------- outcomes
 
+    def _schedule_outcome(self) -> None:
+        if not self._outcome_scheduled:
+            self._outcome_scheduled = True
+            self._events.call_soon(self._guarded_outcome)
+
     def _guarded_outcome(self) -> None:
         self._outcome_scheduled = False
         self._guard(self._outcome)
 
     def _outcome(self) -> None:
         """Carry out, in order, what the protocol has decided."""
+        self._outcome_due = False
         outcomes = self._outcomes
         applied = 0
         while outcomes:
@@ -496,6 +505,7 @@ class Loop:
             self._metrics.operations_applied += applied
             self._metrics.applied_per_turn.observe(applied)
             self.on_applied(applied)
+        self._settled()
 
     def _apply(self, deliveries: list[Deliver]) -> int:
         apply = self.machine.apply

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import click
 
+from replica.storage.writer import SWITCH_INTERVAL_S
+
 from .config import NodeConfig, split_address
 from .errors import NodeFailure
 from .logs import configure_standard_logging, make_logger
@@ -29,6 +31,7 @@ def run(config: NodeConfig) -> int:
     # What was made by importing lives as long as the process: no collection needs to look at it again.
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 100)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(config))
 
