@@ -30,11 +30,11 @@ from replica.kv.memory import MemoryStore
 from replica.storage.coordinator import Anchor
 from replica.wire import typed as wire
 
+from .attachment import Attachment
 from .config import MemberConfig, NodeConfig, ProtocolConfig
 from .core import Core
 from .errors import NodeFailure
 from .metrics import NodeMetrics
-from .sessions import Attachment
 from .stored import Stored
 
 __all__ = ["EmbeddedPort", "file_port", "memory_port"]

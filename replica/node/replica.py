@@ -63,7 +63,7 @@ from .errors import CannotListen, NotAMember, WrongIdentity
 from .health import Exposition, Health
 from .logs import Logger
 from .metrics import NodeMetrics
-from .sessions import SessionService
+from .session_service import SessionService
 from .stored import Stored, admissions_needed
 
 __all__ = ["Replica"]
@@ -153,13 +153,16 @@ class Replica(Stored):
             self.client_port = bind(server, config.listen.client)
         except AddressUnavailable as error:
             raise CannotListen(f"listen.client: {error}") from error
-        server.add_generic_rpc_handlers((SessionService(self.sessions).handler(),))
+        server.add_generic_rpc_handlers((SessionService(self.sessions, self._frame_failed).handler(),))
         wire.add_admin_servicer(AdminService(self), server)
         self.health = Health(server)
         await server.start()
         self._server = server
         if config.listen.metrics:
             self.exposition = Exposition(config.listen.metrics, self.metrics)
+
+    def _frame_failed(self, error: Exception) -> None:
+        self.log.error("failed on a frame of a client", exc_info=error)
 
     def begin(self, anchor: Anchor) -> None:
         """Take part in the epoch of ``anchor``, which is durable, with the state as it stands."""

@@ -24,43 +24,34 @@ and everything that one turn of the loop produces for a client leaves in one fra
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Callable
 from typing import Any, Final, Protocol
-
-import grpc
 
 from replica.consensus.interface import Command, Reason, Reject, RejectRead
 from replica.kv import operations as kv
 from replica.kv import runs
 from replica.kv.machine import Outcome
-from replica.wire.v1 import client_pb2 as wire
+from replica.wire import typed as wire
 
+from .attachment import Attachment
 from .config import Limits
 from .metrics import NodeMetrics
 
-__all__ = ["WIRE_VERSION", "Attachment", "Engine", "PendingRead", "SessionService", "Sessions"]
-
-WIRE_VERSION: Final = 1
-"""The version of ``client.proto`` that this replica speaks."""
-
-CLOSING_GRACE_S: Final = 2.0
-"""How long a client that is being closed has to take the last frame."""
+__all__ = ["Engine", "PendingRead", "Sessions"]
 
 _READ_NAMES: Final = {
-    wire.READ_INDEX: "read-index",
-    wire.LOG: "log",
-    wire.LEASE: "lease",
-    wire.QUORUM: "quorum",
+    wire.Consistency.READ_INDEX: "read-index",
+    wire.Consistency.LOG: "log",
+    wire.Consistency.LEASE: "lease",
+    wire.Consistency.QUORUM: "quorum",
 }
 
 _CODES: Final = {
-    Reason.NOT_LEADER: wire.NOT_LEADER,
-    Reason.OVERLOADED: wire.OVERLOADED,
-    Reason.SEALED: wire.UNAVAILABLE,
-    Reason.UNSUPPORTED: wire.UNSUPPORTED,
-    Reason.LOST: wire.UNAVAILABLE,
+    Reason.NOT_LEADER: wire.Code.NOT_LEADER,
+    Reason.OVERLOADED: wire.Code.OVERLOADED,
+    Reason.SEALED: wire.Code.UNAVAILABLE,
+    Reason.UNSUPPORTED: wire.Code.UNSUPPORTED,
+    Reason.LOST: wire.Code.UNAVAILABLE,
 }
 
 _MESSAGES: Final = {
@@ -73,7 +64,7 @@ _MESSAGES: Final = {
 
 
 def _code_of(error: runs.MalformedOperation) -> wire.Code:
-    return wire.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.INVALID
+    return wire.Code.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.Code.INVALID
 
 
 class PendingRead:
@@ -120,142 +111,6 @@ class Engine(Protocol):
     @property
     def default_read(self) -> str:
         """How a read that only asks to be linearizable is served."""
-
-
-class Attachment:
-    """One stream of one client: what it is owed, and what has accumulated for it. Made by
-    `Sessions.attach`.
-    """
-
-    __slots__ = (
-        "_closing",
-        "_frame_bytes_max",
-        "_outgoing_bytes",
-        "_read_results",
-        "_rejections",
-        "_results",
-        "_waiter",
-        "_welcome",
-        "client",
-        "ended",
-        "greeted",
-        "in_flight",
-        "in_flight_operations",
-        "opening",
-        "reads",
-        "session",
-    )
-
-    def __init__(self, frame_bytes_max: int) -> None:
-        self.session = 0
-        self.client = ""
-        self.greeted = False
-        self.opening = False
-        self.ended = False
-        """Nothing more is taken from the client, and nothing more will be put in."""
-        self.in_flight: dict[int, tuple[int, int]] = {}
-        """Commands not answered yet: first sequence to (operations, payload bytes)."""
-        self.in_flight_operations = 0
-        self.reads = 0
-        self._frame_bytes_max = frame_bytes_max
-        self._outgoing_bytes = 0
-        self._results: list[wire.RunResult] = []
-        self._read_results: list[wire.ReadResult] = []
-        self._rejections: list[wire.Rejection] = []
-        self._welcome: wire.ServerFrame.Welcome | None = None
-        self._closing: wire.Closing | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def outgoing_bytes(self) -> int:
-        """Bytes of answers that wait to be taken."""
-        return self._outgoing_bytes
-
-    def put_welcome(self, welcome: wire.ServerFrame.Welcome) -> None:
-        self._welcome = welcome
-
-    def put_outcome(self, outcome: Outcome) -> None:
-        results = outcome.encoded()
-        size = len(results)
-        if size <= self._frame_bytes_max:
-            self._results.append(wire.RunResult(first_sequence=outcome.sequence, count=outcome.count, results=results))
-        else:
-            for first, count, piece in outcome.pieces(self._frame_bytes_max):
-                self._results.append(wire.RunResult(first_sequence=first, count=count, results=piece))
-        self._outgoing_bytes += size
-
-    def put_read_result(self, id_: int, results: bytes) -> None:
-        self._read_results.append(wire.ReadResult(id=id_, results=results))
-        self._outgoing_bytes += len(results)
-
-    def put_rejection(self, rejection: wire.Rejection) -> None:
-        self._rejections.append(rejection)
-
-    def put_closing(self, code: wire.Code, message: str) -> None:
-        """The last thing that this stream says; what waits already is still sent, and nothing is added to it."""
-        if not self.ended:
-            self.ended = True
-            self._closing = wire.Closing(code=code, message=message)
-
-    def drop_answers(self) -> None:
-        """Forget what the client did not take."""
-        self._results.clear()
-        self._read_results.clear()
-        self._outgoing_bytes = 0
-
-    def wake(self) -> None:
-        """Something has accumulated (or the stream has ended): let `next_frame` go on."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    async def next_frame(self) -> wire.ServerFrame | None:
-        """Everything that has accumulated, as one frame; None once there will be nothing more."""
-        while True:
-            if self._results or self._read_results or self._rejections or self._welcome is not None:
-                return self._take()
-            if self._closing is not None:
-                frame = wire.ServerFrame(closing=self._closing)
-                self._closing = None
-                return frame
-            if self.ended:
-                return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-
-    def _take(self) -> wire.ServerFrame:
-        results, read_results = self._results, self._read_results
-        if self._outgoing_bytes <= self._frame_bytes_max:
-            self._results, self._read_results, self._outgoing_bytes = [], [], 0
-        else:
-            # One frame has a limit: take what fits, and at least one answer.
-            room = self._frame_bytes_max
-            taken: int = 0
-            for taken, result in enumerate(results, 1):  # noqa: B007 - the count is wanted
-                room -= len(result.results)
-                if room <= 0:
-                    break
-            taken_reads: int = 0
-            if room > 0:
-                for taken_reads, read_result in enumerate(read_results, 1):  # noqa: B007
-                    room -= len(read_result.results)
-                    if room <= 0:
-                        break
-            results, self._results = results[:taken], results[taken:]
-            read_results, self._read_results = read_results[:taken_reads], read_results[taken_reads:]
-            self._outgoing_bytes -= self._frame_bytes_max - room
-        frame = wire.ServerFrame(
-            welcome=self._welcome,
-            results=results,
-            read_results=read_results,
-            rejections=self._rejections,
-        )
-        self._rejections = []
-        self._welcome = None
-        return frame
 
 
 class Sessions:
@@ -322,7 +177,7 @@ class Sessions:
             if not self._greet(attachment, frame):
                 return
         elif frame.HasField("hello"):
-            self._close(attachment, wire.INVALID, "a stream is greeted once")
+            self._close(attachment, wire.Code.INVALID, "a stream is greeted once")
             return
         if frame.runs:
             self._runs(attachment, frame.runs)
@@ -335,23 +190,23 @@ class Sessions:
         hello = frame.hello
         refusal: tuple[wire.Code, str] | None = None
         if not frame.HasField("hello"):
-            refusal = wire.INVALID, "the first frame of a stream carries a hello"
-        elif hello.wire_version != WIRE_VERSION:
+            refusal = wire.Code.INVALID, "the first frame of a stream carries a hello"
+        elif hello.wire_version != wire.WIRE_VERSION:
             refusal = (
-                wire.WIRE_VERSION,
+                wire.Code.WIRE_VERSION,
                 (
-                    f"this replica speaks version {WIRE_VERSION} of the client interface, the client speaks "
+                    f"this replica speaks version {wire.WIRE_VERSION} of the client interface, the client speaks "
                     f"version {hello.wire_version}: use a client of the replica's release"
                 ),
             )
         elif hello.cluster and hello.cluster != self._cluster:
             refusal = (
-                wire.WRONG_CLUSTER,
+                wire.Code.WRONG_CLUSTER,
                 f"this replica belongs to cluster {self._cluster!r}, the client asked for {hello.cluster!r}",
             )
         elif len(self._attachments) > self._limits.sessions_attached_max:
             refusal = (
-                wire.OVERLOADED,
+                wire.Code.OVERLOADED,
                 f"{self._limits.sessions_attached_max} clients are attached to this replica already",
             )
         elif hello.session == 0 and hello.nonce:
@@ -390,7 +245,7 @@ class Sessions:
             result = runs.decode_results(outcome, 1)[0]
             if not isinstance(result, kv.SessionOpened):
                 message = result.message if isinstance(result, kv.Failed) else "unexpected answer"
-                self._close(attachment, wire.INTERNAL, f"no session opened: {message}")
+                self._close(attachment, wire.Code.INTERNAL, f"no session opened: {message}")
                 return
             self._bind(attachment, result.session)
 
@@ -400,7 +255,7 @@ class Sessions:
     def _bind(self, attachment: Attachment, session: int) -> None:
         other = self.by_session.get(session)
         if other is not None and other is not attachment:
-            self._close(other, wire.UNAVAILABLE, "the session was attached by another stream")
+            self._close(other, wire.Code.UNAVAILABLE, "the session was attached by another stream")
             self._forget_in_flight(other)
         attachment.session = session
         self.by_session[session] = attachment
@@ -431,26 +286,26 @@ class Sessions:
             if refusal is not None:
                 self._refuse_run(attachment, run, *refusal)
             elif not session:
-                self._refuse_run(attachment, run, wire.INVALID, "the stream has no session yet")
+                self._refuse_run(attachment, run, wire.Code.INVALID, "the stream has no session yet")
             elif count > limits.run_operations_max:
                 self._refuse_run(
                     attachment,
                     run,
-                    wire.TOO_LARGE,
+                    wire.Code.TOO_LARGE,
                     f"a run has at most {limits.run_operations_max} operations, this one {count}",
                 )
             elif attachment.in_flight_operations + count > limits.session_operations_max:
                 self._refuse_run(
                     attachment,
                     run,
-                    wire.OVERLOADED,
+                    wire.Code.OVERLOADED,
                     f"{attachment.in_flight_operations} operations of this session are in flight",
                 )
             elif (
                 self.in_flight_operations + count > limits.queued_operations_max
                 or self.in_flight_bytes + len(run.operations) > limits.queued_bytes_max
             ):
-                self._refuse_run(attachment, run, wire.OVERLOADED, "the replica's queue is full")
+                self._refuse_run(attachment, run, wire.Code.OVERLOADED, "the replica's queue is full")
             else:
                 self._propose_run(attachment, run)
 
@@ -494,22 +349,22 @@ class Sessions:
         engine = self._engine
         for read in incoming:
             consistency = read.consistency
-            if consistency == wire.STALE:
+            if consistency == wire.Consistency.STALE:
                 self._read_now(attachment, read.id, read.operations, read.count)
                 attachment.wake()
                 continue
-            if consistency == wire.LINEARIZABLE:
+            if consistency == wire.Consistency.LINEARIZABLE:
                 way = engine.default_read
             else:
                 way = _READ_NAMES.get(consistency, f"consistency {consistency}")
                 if not engine.offers(way):
-                    self._refuse_read(attachment, read.id, wire.UNSUPPORTED, f"the protocol has no reads by {way}")
+                    self._refuse_read(attachment, read.id, wire.Code.UNSUPPORTED, f"the protocol has no reads by {way}")
                     continue
             if (
                 self.reads_waiting >= self._limits.queued_reads_max
                 or attachment.reads >= self._limits.session_operations_max
             ):
-                self._refuse_read(attachment, read.id, wire.OVERLOADED, "too many reads wait already")
+                self._refuse_read(attachment, read.id, wire.Code.OVERLOADED, "too many reads wait already")
                 continue
             pending = PendingRead(attachment, read)
             attachment.reads += 1
@@ -614,7 +469,7 @@ class Sessions:
                     wire.Rejection(
                         first_sequence=sequence,
                         count=count,
-                        code=wire.UNAVAILABLE,
+                        code=wire.Code.UNAVAILABLE,
                         definite=False,
                         message=message,
                     )
@@ -625,7 +480,7 @@ class Sessions:
     def _rejection_of(self, reason: str, definite: bool, hint: int | None) -> wire.Rejection:
         leader, address = self._engine.leader(hint)
         return wire.Rejection(
-            code=_CODES.get(reason, wire.UNAVAILABLE),
+            code=_CODES.get(reason, wire.Code.UNAVAILABLE),
             definite=definite,
             message=_MESSAGES.get(reason, reason),
             leader=leader,
@@ -647,7 +502,7 @@ class Sessions:
         attachment.drop_answers()
         self._close(
             attachment,
-            wire.OVERLOADED,
+            wire.Code.OVERLOADED,
             f"the client left more than {self._limits.session_outgoing_bytes_max} bytes of answers untaken",
         )
 
@@ -660,46 +515,3 @@ class Sessions:
         for count, size in attachment.in_flight.values():
             self._subtract(attachment, count, size)
         attachment.in_flight.clear()
-
-
-class SessionService:
-    """`Session.Attach` over gRPC, with the coders of the messages and nothing in between."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-
-    def handler(self) -> grpc.GenericRpcHandler:
-        """What a `grpc.aio` server is given."""
-        method = grpc.stream_stream_rpc_method_handler(
-            self._attach,
-            request_deserializer=wire.ClientFrame.FromString,
-            response_serializer=wire.ServerFrame.SerializeToString,
-        )
-        return grpc.method_handlers_generic_handler("synod.v1.Session", {"Attach": method})
-
-    async def _attach(self, _requests: Any, context: Any) -> None:
-        attachment = self._sessions.attach()
-        reader = asyncio.create_task(self._read(attachment, context))
-        try:
-            while (frame := await attachment.next_frame()) is not None:
-                await context.write(frame)
-        finally:
-            self._sessions.detach(attachment)
-            reader.cancel()
-            # A stream that broke is not worth a word; anything else that the reader met must not pass unseen.
-            with contextlib.suppress(asyncio.CancelledError, grpc.aio.UsageError, grpc.RpcError):
-                await reader
-
-    async def _read(self, attachment: Attachment, context: Any) -> None:
-        receive = self._sessions.receive
-        try:
-            while (frame := await context.read()) is not grpc.aio.EOF:
-                receive(attachment, frame)
-        except Exception as error:
-            # Whatever it is, the client is told that it was not the client's fault, and it is reported by the caller.
-            attachment.put_closing(wire.INTERNAL, f"the replica failed on a frame: {type(error).__name__}: {error}")
-            raise
-        finally:
-            # The client has hung up or the stream broke: the writer sends what is left and ends.
-            attachment.ended = True
-            attachment.wake()

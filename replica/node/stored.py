@@ -50,7 +50,7 @@ class Stored(Core):
         self.storage = await asyncio.to_thread(open_data, self.config)
         self._opened = True
         try:
-            self.machine = StateMachine(self.storage.state)
+            self.machine = self._recover_machine()
             self.writer = GroupWriter(
                 self.storage.log,
                 mode=self.config.sync_mode,
@@ -65,6 +65,14 @@ class Stored(Core):
             failure = describe(error) if isinstance(error, StorageError) else Damaged(f"{self.config.data}: {error}")
             raise failure from error
 
+    def _recover_machine(self) -> StateMachine:
+        """The machine on the recovered state; a state that it cannot read is built anew. Raises `CorruptState`."""
+        try:
+            return StateMachine(self.storage.state)
+        except CorruptState as error:
+            self.log.warning("the state is built anew from snapshot and log", problem=str(error))
+            return StateMachine(self.storage.rebuild_state())
+
     def close_data(self) -> None:
         """Wait for the disk, mark the data as cleanly closed, and close it. The loop must have halted."""
         if self._opened:
@@ -72,6 +80,9 @@ class Stored(Core):
             self.writer.close()
             if self.begun and self.writer.failure is None and not self.failed.done():
                 self.machine.commit()
+            else:
+                # What the open transaction holds may be half of a turn: the last commit is whole.
+                self.storage.state.abort()
             self.storage.close()
 
     def begin(self, anchor: Anchor) -> None:

@@ -157,7 +157,7 @@ class Transitions:
             raise NodeFailure(f"the snapshot cannot be written: {error}") from error
         async with self._at_rest():
             if coordinator.epoch != task.anchor.configuration.epoch or replica.loop.sealed:
-                storage.snapshots.path_of(task.anchor.snapshot).unlink(missing_ok=True)
+                storage.snapshots.remove(task.anchor.snapshot)
                 raise NodeFailure("the epoch was changed meanwhile, which took a snapshot by itself")
             await replica.loop.commit(coordinator.anchor_writes(task.anchor))
             storage.snapshot_taken(task.anchor)
@@ -284,13 +284,13 @@ class Transitions:
         replica = self._replica
         storage = replica.storage
         if not self._is_news(anchor):
-            storage.snapshots.path_of(anchor.snapshot).unlink(missing_ok=True)
+            storage.snapshots.remove(anchor.snapshot)
             return True
         try:
             installation = await asyncio.to_thread(storage.prepare_installation, anchor)
         except (CorruptSnapshot, StorageFull) as error:
             replica.log.warning("snapshot not installed", problem=str(error))
-            storage.snapshots.path_of(anchor.snapshot).unlink(missing_ok=True)
+            storage.snapshots.remove(anchor.snapshot)
             return False
         if storage.anchor is None:
             # This replica joins: there is no loop yet that could be disturbed.
