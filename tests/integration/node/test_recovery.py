@@ -23,7 +23,7 @@ from replica.node.errors import (
 )
 from replica.node.replica import Replica
 from replica.wire import typed as wire
-from tests.support.nodes import Nodes, admin, attach, eventually, failure_of, free_addresses, nodes
+from tests.support.nodes import Nodes, Refused, admin, attach, eventually, failure_of, free_addresses, nodes
 
 
 def _caught_up(node: Replica, leader: Replica) -> bool:
@@ -382,3 +382,46 @@ async def test_a_failed_sync_stops_the_replica_at_once_and_loses_nothing_acknowl
         async with await attach(await cluster.leader()) as session:
             assert await session.get(b"acknowledged") == b"yes"
             assert await session.read(kv.Get(b"k")) == [kv.Got(1)]
+
+
+async def test_what_a_failure_leaves_half_done_is_not_kept(tmp_path):
+    async with nodes(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            for number in range(5):
+                await session.put(b"key", b"value%d" % number)
+            digest = leader.machine.digest().digest
+            # Records reach the store's open transaction before the position that they belong to does.
+            leader.machine.history.flush()
+            leader.fail(OSError("something broke"))
+        await cluster.stop()
+        await cluster.start()
+        leader = await cluster.leader()
+        await leader.loop.until(lambda: leader.machine.revision == 5)
+        assert leader.machine.digest().digest == digest
+        async with await attach(leader) as session:
+            (got,) = await session.read(kv.Get(b"key"))
+            assert (got.item.version, got.item.value) == (5, b"value4")
+
+
+async def test_a_log_that_is_nearly_full_refuses_and_a_snapshot_makes_room(tmp_path):
+    settings = {"protocol__options": "tail_slots=0,tail_bytes_max=0", "storage__log_map_bytes": 4 << 20}
+    async with nodes(tmp_path, count=1, **settings) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            written = 0
+            with pytest.raises(Refused) as refused:
+                for number in range(100):
+                    await session.put(b"key", bytes(100_000))
+                    written = number
+                    leader.storage.space._fresh_until = 0.0  # look at once
+            assert (refused.value.code, refused.value.definite) == (wire.Code.STORAGE_FULL, True)
+            assert "the log uses" in str(refused.value)
+            async with admin(leader) as operator:
+                await operator.TakeSnapshot(wire.TakeSnapshotRequest())
+            await leader.loop.until(lambda: leader.refusal() is None)
+            await session.run(kv.Put(b"key", b"again"), first=session.sequence)
+            assert await session.get(b"key") == b"again"
+            assert written > 10
