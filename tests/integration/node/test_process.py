@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -124,13 +125,16 @@ def test_health_reflection_and_metrics_are_there(configuration):
     with serving("--config", configuration, "--bootstrap") as (_, said):
         asyncio.run(put_and_get(said["client"], b"key", b"value"))
         with grpc.insecure_channel(said["client"]) as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            answer = health.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            status = AdminStub(channel).Status(wire.StatusRequest())
+            operator: Any = AdminStub(channel)
+            status = operator.Status(wire.StatusRequest())
             assert (status.ready, status.accepting, status.problem, status.revision) == (True, True, "", 1)
             assert status.members[0].connected
             request = reflection_pb2.ServerReflectionRequest(list_services="")
-            (listed,) = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([request]))
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+            (listed,) = reflection.ServerReflectionInfo(iter([request]))
             names = {service.name for service in listed.list_services_response.service}
             assert {"synod.v1.Session", "synod.v1.Admin", "grpc.health.v1.Health"} <= names
         deadline = time.monotonic() + PATIENCE_S
