@@ -215,11 +215,12 @@ class Log:
             self.window.put(slot, Entry(NEVER, value, core.next_ticket, decided=True))
 
     def commit(self, ballot: Ballot, to: int) -> None:
-        """The leader of ``ballot`` says that everything at or before ``to`` is decided."""
+        """The leader of ``ballot``, which is being followed, says that everything at or before ``to`` is decided."""
+        assert ballot >= self.commit_ballot, f"a commit at {ballot} after one at {self.commit_ballot}"
         self.target = max(self.target, to)
         if ballot > self.commit_ballot:
             self.commit_ballot, self.commit_to = ballot, to
-        elif ballot == self.commit_ballot and to > self.commit_to:
+        elif to > self.commit_to:
             self.commit_to = to
 
     # ------------------------------------------------------------------------------------------------------ delivery

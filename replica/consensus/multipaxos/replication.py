@@ -93,9 +93,7 @@ class Replication:
         seal = min((slot for slot, value in values.items() if is_seal(value)), default=None)
         if seal is not None:
             # A seal may have been decided there. Whatever stands behind it was never delivered and never will be.
-            self.recovered_last = seal
-            values = {slot: value for slot, value in values.items() if slot <= seal}
-            self.sealed_at = seal
+            self.recovered_last = self.sealed_at = seal
         self._recovered = values
         self._commit_sent = log.decided
 
@@ -286,8 +284,8 @@ class Replication:
 
     def on_accepted(self, sender: ReplicaId, message: Accepted) -> None:
         """2b of this leader's ballot."""
-        if message.ballot == self._core.ballot:
-            self._count_votes(sender, message.first, message.count)
+        assert message.ballot == self._core.ballot, f"votes at {message.ballot} for a leader at {self._core.ballot}"
+        self._count_votes(sender, message.first, message.count)
 
     def _count_votes(self, voter: ReplicaId, first: int, count: int) -> None:
         core = self._core

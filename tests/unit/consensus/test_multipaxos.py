@@ -109,6 +109,20 @@ def test_accepts_leave_before_the_leaders_own_disk_is_done_and_its_vote_counts_a
     assert story[1].log == [b"a"]
 
 
+def test_a_follower_delivers_what_its_own_disk_has_and_nothing_else():
+    story = Story(3)
+    story.elect(1)
+    story[2].syncs = False
+    story[1].propose(b"a")
+    story.settle()
+    story.wait(0.1)
+    assert story[1].log == story[3].log == [b"a"]
+    assert story[2].core.status().decided == 1
+    assert story[2].log == []
+    story[2].sync()
+    assert story[2].log == [b"a"]
+
+
 def test_the_news_of_a_decision_travels_by_itself_when_nothing_follows():
     story = Story(3)
     story.elect(1)
@@ -305,6 +319,61 @@ def test_a_promise_that_was_not_durable_was_never_given():
     story[1].sync()
     story.settle()
     assert story[2].core.status().ballot == "1.1.1"
+
+
+def test_a_ballot_that_is_not_durable_proposes_nothing_even_where_one_replica_elects():
+    story = Story(3, spec=FPAXOS, options={"q1": 1, "q2": 3})
+    story[1].syncs = False
+    story[1].step(Received(2, Prepare(Ballot(1, 1, 2), 1)))
+    story[1].clock += 2
+    story[1].step()
+    assert [group for group, _ in story[1].disk.unsynced] == [1, 2], "a promise to 2, and then its own"
+    story[1].carry_out(story[1].core.durable(story[1].clock, 1))
+    assert not story[1].leads()
+    story[1].sync()
+    assert story[1].leads()
+
+
+def test_slots_that_a_new_leader_knew_to_be_decided_are_passed_over():
+    story = Story(3, options={"window_slots": 1, "batch_max": 1})
+    story.elect(1)
+    story.isolate(3)
+    second = encode_batch((Command(b"second"),))
+
+    def no_news(sender, to, message):
+        return isinstance(message, Commit | Heartbeat) or (isinstance(message, Accept) and message.first == 2)
+
+    story.lose = no_news
+    story[1].propose(b"first", b"second")
+    story.settle()
+    story[2].step(Received(1, Accept(story[1].inner._core.ballot, 2, (second,), 0)))
+    story.settle()
+    assert story[1].log == [b"first", b"second"]
+    assert story[2].core.status().decided == 0
+    story[1].crash()
+    story.heal()
+    story.lose = lambda sender, to, message: False
+    story[3].step(Received(1, Decided(2, (second,), decided=2, floor=0)))
+    story.elect(3)
+    story[3].propose(b"third")
+    story.settle()
+    assert story[3].log == [b"first", b"second", b"third"]
+
+
+def test_a_leader_that_is_told_of_another_decision_in_its_slot_survives_until_it_is_deposed():
+    story = Story(3)
+    story.elect(1)
+    story.isolate(1)
+    story[1].propose(b"old")
+    story.elect(2)
+    story[2].propose(b"new")
+    story.settle()
+    late = Decided(1, (encode_batch((Command(b"new"),)),), decided=1, floor=0)
+    story[1].step(Received(3, late))  # an answer to a question from before it led
+    assert story[1].log == []
+    story.heal()
+    story.wait(0.3)
+    assert story[1].log == [b"new"]
 
 
 def test_leadership_is_handed_over_once_what_is_in_flight_has_finished():
@@ -944,6 +1013,23 @@ def test_a_new_leader_honours_a_seal_and_voids_what_stands_behind_it():
         sealed = story[replica].core.sealed
         assert sealed is not None
         assert sealed.frontier == 1
+
+
+def test_a_leader_that_recovered_a_seal_takes_nothing_on_behind_it():
+    story = Story(3)
+    story.elect(1)
+    story.lose = lambda sender, to, message: isinstance(message, Accept) and to != 2
+    story[1].reconfigure(9, successor_of(story.configuration, 1, 2, 3))
+    story.wires = [wire for wire in story.wires if wire[1] == 2]
+    story.carry(0)
+    story[1].crash()
+    story.wires.clear()
+    story.lose = lambda sender, to, message: isinstance(message, Accept)
+    story.elect(2, accepting=False)
+    story[2].propose(b"behind")
+    story.settle()
+    assert [(r.reason, r.definite) for r in story[2].rejections] == [(Reason.SEALED, True)]
+    assert not story[2].core.status().accepting
 
 
 def test_only_a_leader_seals_once_and_only_into_the_next_epoch():
