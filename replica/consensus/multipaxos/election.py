@@ -90,6 +90,10 @@ class Election:
             if core.now < due:
                 core.timer(ELECTION_TIMER, due)
                 return
+        if self._recovery.awaits_disk:
+            # Another campaign would only add to what a slow disk has to write.
+            self._leadership.wait()
+            return
         self._ask()
 
     def _ask(self) -> None:

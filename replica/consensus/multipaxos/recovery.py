@@ -79,7 +79,9 @@ class Recovery:
         self._answers: dict[ReplicaId, Answer] = {}
         self._complete: set[ReplicaId] = set()
         self._found: dict[int, tuple[bool, Ballot, bytes]] = {}
-        """By slot, the report to go by: a decided one beats any ballot, then the highest ballot."""
+        """By slot, the report to go by: a decided one beats any ballot, then the highest ballot. As many as an earlier
+        leader had under way beyond what the most advanced member of the quorum knows to be decided: its window bounds
+        that, unless all of them lag in hearing of decisions."""
         self._source: ReplicaId | None = None
         """Who knows the most decided slots of the quorum, while this replica fetches them."""
         self._target = 0
@@ -87,6 +89,11 @@ class Recovery:
         self._fetched_to = 0
 
     # ------------------------------------------------------------------------------------------------------ candidate
+
+    @property
+    def awaits_disk(self) -> bool:
+        """Is the own promise still being written, so that nobody could have answered yet?"""
+        return self._core.role is Role.PREPARING and self._own_ticket is not None
 
     def campaign(self) -> None:
         """Mint a ballot, and ask for promises once it is durable here."""

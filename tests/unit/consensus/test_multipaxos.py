@@ -376,6 +376,19 @@ def test_a_leader_that_is_told_of_another_decision_in_its_slot_survives_until_it
     assert story[1].log == [b"new"]
 
 
+def test_a_slow_disk_does_not_make_a_candidate_start_over():
+    story = Story(3)
+    story[1].syncs = False
+    for replica in (2, 3):
+        story[replica].clock += 0.41
+    story.wait(5, only=[1])
+    assert len(story[1].disk.unsynced) == 1
+    story[1].sync()
+    story.settle()
+    assert story[1].leads()
+    assert story[1].core.status().ballot == "1.1.1"
+
+
 def test_leadership_is_handed_over_once_what_is_in_flight_has_finished():
     story = Story(3)
     story.elect(1)
