@@ -161,7 +161,7 @@ class AdminService(wire.AdminServicer):
         token = replica.loop.ask(lambda token: Reconfigure(token, following), answered)
         try:
             async with asyncio.timeout(RECONFIGURE_TIMEOUT_S):
-                await replica.loop.until(lambda: bool(refusals) or replica.coordinator.epoch >= following.epoch)
+                await replica.loop.until(lambda: bool(refusals) or self._present().epoch >= following.epoch)
             if refusals:
                 await self._abort_refused(context, refusals[0])
         except TimeoutError:
@@ -172,11 +172,20 @@ class AdminService(wire.AdminServicer):
             )
         finally:
             replica.loop.forget(token)
-        if replica.coordinator.configuration.members != following.members:
+        present = self._present()
+        if present.epoch < following.epoch:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{replica.unavailable()}; the change may yet be made")
+        if present.members != following.members:
             await context.abort(
                 grpc.StatusCode.ABORTED, "another change of the members was decided first; this one was not made"
             )
-        return wire.ReplaceMemberReply(epoch=replica.coordinator.epoch)
+        return wire.ReplaceMemberReply(epoch=present.epoch)
+
+    def _present(self) -> Configuration:
+        """The configuration that is durable here; a replica that it leaves out does not enter its epoch any more."""
+        anchor = self._replica.storage.anchor
+        assert anchor is not None, "asked of members alone"
+        return anchor.configuration
 
     def _replacing(self, configuration: Configuration, request: wire.ReplaceMemberRequest) -> Configuration:
         if configuration.member(request.remove) is None:

@@ -167,7 +167,8 @@ class Replica(Stored):
     def begin(self, anchor: Anchor) -> None:
         """Take part in the epoch of ``anchor``, which is durable, with the state as it stands."""
         super().begin(anchor)
-        self._consider_admission()
+        if self.begun:
+            self._consider_admission()
 
     def prepare_epoch(self, configuration: Configuration) -> None:
         """Speak the protocol of ``configuration`` from here on."""
@@ -176,18 +177,8 @@ class Replica(Stored):
         self.decode = codec.decode_message
 
     def enter_epoch(self) -> None:
-        """The coordinator is in a new epoch: connect to its members; stop when this replica is none of
-        them.
-        """
+        """The coordinator is in a new epoch: connect to its members."""
         configuration = self.coordinator.configuration
-        if configuration.member(self.config.replica) is None:
-            self.fail(
-                NotAMember(
-                    f"replica {self.config.replica} is not a member of epoch {configuration.epoch}: the cluster has "
-                    "gone on without it, and starting it again is in vain; its data folder may be removed"
-                )
-            )
-            return
         self.transport.set_peers({member.replica: self.address_of(member)[0] for member in configuration.members})
         self.log.info(
             "epoch entered",

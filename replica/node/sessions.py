@@ -102,6 +102,9 @@ class Engine(Protocol):
     def describe(self) -> wire.ServerFrame.Welcome:
         """The welcome, but for the session."""
 
+    def unavailable(self) -> str:
+        """Why nobody is served at present; empty when they are."""
+
     def refusal(self) -> tuple[wire.Code, str] | None:
         """Why nothing may be proposed at present (storage nearly full, shutting down), or None."""
 
@@ -209,6 +212,8 @@ class Sessions:
                 wire.Code.OVERLOADED,
                 f"{self._limits.sessions_attached_max} clients are attached to this replica already",
             )
+        elif problem := self._engine.unavailable():
+            refusal = wire.Code.UNAVAILABLE, problem
         elif hello.session == 0 and hello.nonce:
             refusal = self._engine.refusal()
         if refusal is not None:

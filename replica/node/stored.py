@@ -16,7 +16,7 @@ from replica.transport import SnapshotRefused, SnapshotSink
 
 from .config import NodeConfig
 from .core import Core
-from .errors import Damaged
+from .errors import Damaged, NotAMember
 from .folder import describe, open_data
 from .logs import Logger
 from .metrics import NodeMetrics
@@ -87,6 +87,8 @@ class Stored(Core):
 
     def begin(self, anchor: Anchor) -> None:
         """Take part in the epoch of ``anchor``, which is durable, with the state as it stands."""
+        if self.retires(anchor):
+            return
         log = self.storage.log
         if not log.admitted and admissions_needed(len(anchor.configuration.members)) == 0:
             log.commit([log.admission_writes()])
@@ -106,6 +108,19 @@ class Stored(Core):
         self.enter_epoch()
         self.begun = True
         self.loop.start()
+
+    def retires(self, anchor: Anchor) -> bool:
+        """Is this replica no member any more? Then it stops, and this returns True."""
+        configuration = anchor.configuration
+        if configuration.member(self.config.replica) is not None:
+            return False
+        self.fail(
+            NotAMember(
+                f"replica {self.config.replica} is not a member of epoch {configuration.epoch}: the cluster has gone "
+                "on without it, and starting it again is in vain; its data folder may be removed"
+            )
+        )
+        return True
 
     def take_over(self, machine: StateMachine) -> None:
         """An installed snapshot has replaced the state."""

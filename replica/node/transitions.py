@@ -63,6 +63,7 @@ class Transitions:
         self._replica = replica
         self._lock = asyncio.Lock()
         self._fetching = False
+        self._problems: dict[ReplicaId, str] = {}
         self._wanted_epoch = 0
         self._snapshot_due = False
         self._snapshot_bytes_at = 0
@@ -190,6 +191,8 @@ class Transitions:
     def _enter(self, anchor: Anchor, *, installed: bool) -> None:
         """``anchor`` is durable and of a later epoch, or installed: go on from it."""
         replica = self._replica
+        if replica.retires(anchor):
+            return
         later = anchor.configuration.epoch != replica.coordinator.epoch
         if later:
             replica.loop.forget_received()
@@ -269,11 +272,11 @@ class Transitions:
         try:
             size = await replica.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=receiver)
             anchor = await asyncio.to_thread(receiver.finish, total_bytes=size)
-        except SnapshotRefused as error:
-            replica.log.debug("no snapshot from peer", peer=peer, problem=str(error))
-            return False
         except (SnapshotError, CorruptSnapshot, StorageFull, WrongCluster, OSError) as error:
-            replica.log.warning("no snapshot from peer", peer=peer, problem=str(error))
+            # Asking again is usual, while waiting to be made a member or for a peer that is busy: say each thing once.
+            news = not isinstance(error, SnapshotRefused) and self._problems.get(peer) != str(error)
+            (replica.log.warning if news else replica.log.debug)("no snapshot", peer=peer, problem=str(error))
+            self._problems[peer] = str(error)
             return False
         finally:
             receiver.abandon()

@@ -177,6 +177,9 @@ async def test_a_member_is_replaced_and_the_old_one_retires(tmp_path):
         peer, client = free_addresses(2)
         new = await cluster.join(4, peer, client)
         assert new.problem().endswith("to be made a member of the cluster")
+        with pytest.raises(Refused) as refused:
+            await attach(new, session=1)
+        assert (refused.value.code, refused.value.definite) == (wire.Code.UNAVAILABLE, True)
         request = wire.ReplaceMemberRequest(remove=old.config.replica, add=4, peer_address=peer, client_address=client)
         async with admin(leader) as operator:
             reply = await operator.ReplaceMember(request)
@@ -208,6 +211,28 @@ async def test_a_member_is_replaced_and_the_old_one_retires(tmp_path):
         cluster.members = members
         del cluster.running[old.config.replica]
         await again.stop()
+
+
+async def test_the_leader_itself_can_be_replaced(tmp_path):
+    async with nodes(tmp_path) as cluster:
+        await cluster.start()
+        await cluster.ready()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            await session.put(b"key", b"value")
+        peer, client = free_addresses(2)
+        await cluster.join(4, peer, client)
+        async with admin(leader) as operator:
+            reply = await operator.ReplaceMember(
+                wire.ReplaceMemberRequest(remove=leader.config.replica, add=4, peer_address=peer, client_address=client)
+            )
+        assert reply.epoch == 2
+        assert isinstance(await failure_of(leader), NotAMember)
+        await cluster.stop(leader.config.replica)
+        await cluster.ready()
+        async with await attach(await cluster.leader()) as session:
+            assert await session.get(b"key") == b"value"
+        await cluster.agree()
 
 
 async def test_a_replica_that_missed_a_change_of_members_follows_by_snapshot(tmp_path):

@@ -213,6 +213,9 @@ class Bench:
     def read_now(self, operations: bytes, count: int) -> bytes:
         return runs.encode_results(self.machine.query(runs.validate_reads(operations, count)))
 
+    def unavailable(self) -> str:
+        return ""
+
     def refusal(self) -> None:
         return None
 
