@@ -6,10 +6,10 @@ A write appends its record to a pending list and its key to the pending changes;
 the store when somebody needs to read there, when the list has grown, or when the transaction is committed. In front
 stands a cache from key to the newest version, so that a put to a key seen lately touches the store not at all.
 
-Two invariants carry the cache: the newest record of every cached key is the cached one, and *a key with pending records
-is in the cache*. Hence looking up one key's newest version never needs the pending records to be written first, while
-reading an interval or an older revision does. What is cached, and when pending records are written, is invisible from
-outside and may differ between replicas.
+Two invariants carry the cache: the newest record of every cached key is the cached one (or was: a deletion that has
+been compacted away), and *a key with pending records is in the cache*. Hence looking up one key's newest version never
+needs the pending records to be written first, while reading an interval or an older revision does. What is cached, and
+when pending records are written, is invisible from outside and may differ between replicas.
 
 Compaction is two things. `compact` moves the line below which revisions cannot be read any more: that is part of the
 replicated state. `scavenge` removes what nobody can see since then, a bounded piece at a time, whenever there is
@@ -418,9 +418,6 @@ class History:
                 doomed.append(prefix + pack_revision(NEWEST - batch.superseded[index]))
             if index in deletions:
                 doomed.append(prefix + pack_revision(NEWEST - revision))
-                entry = self._cache.get(key)
-                if entry is not None and entry[2] == revision:
-                    self._cache[key] = (prefix, 0, 0, 0, 0, b"")
         self._store.delete_many(HISTORY, doomed)
         if end <= self.compacted:
             self._store.delete(CHANGES, found[0])

@@ -180,6 +180,15 @@ def test_large_results_are_forgotten_but_not_that_they_were_executed(replica, se
     assert replica.machine.revision == 5
 
 
+def test_acknowledged_results_make_room_for_others(replica, session, monkeypatch):
+    monkeypatch.setattr(sessions_module, "RESULTS_BYTES_MAX", 300)
+    replica.do(Put(b"a", bytes(100)))
+    for sequence in range(1, 10):
+        replica.run(session, sequence, Put(b"a", bytes(100), previous=True), acknowledged=sequence - 1)
+    assert codes(replica.run(session, 9, Put(b"a", bytes(100), previous=True))) == ["ok"]
+    assert replica.machine.sessions.use(session).kept_bytes < 300
+
+
 def test_a_long_life_leaves_a_short_record(replica, session):
     for sequence in range(1, 2000):
         replica.run(session, sequence, Put(b"a", b""), acknowledged=max(0, sequence - 10))
@@ -196,6 +205,16 @@ def test_operations_whose_answers_find_no_room_can_be_sent_again(replica, sessio
     assert counter(replica) == 3
     assert codes(replica.run(session, 4, *crowd[3:])) == ["ok"] * 3
     assert counter(replica) == 5
+
+
+@pytest.mark.parametrize("fresh", [Put(b"b", b""), Add(b"n", 1), Get(b"b")])
+def test_reads_that_are_repeated_take_room_like_any_other(replica, session, fresh):
+    replica.do(Put(b"a", bytes(VALUE_BYTES_MAX)))
+    replica.run(session, 1, *[Get(b"a")] * 3)
+    results = replica.run(session, 1, *[Get(b"a")] * 3, fresh)
+    assert codes(results) == ["ok"] * 3 + [Failure.CROWDED]
+    assert replica.machine.revision == 1
+    assert codes(replica.run(session, 4, fresh)) == ["ok"]
 
 
 def test_answers_can_be_taken_in_pieces(replica, session):
