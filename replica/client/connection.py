@@ -29,9 +29,6 @@ logger = logging.getLogger("replica.client")
 SWEEP_S: Final = 0.05
 """How often deadlines are looked at while anything waits for an answer."""
 
-ATTACH_TIMEOUT_S: Final = 3.0
-"""How long opening a stream may take before another endpoint is tried."""
-
 GOODBYE_TIMEOUT_S: Final = 1.0
 """How long a replica has to end the stream after a goodbye."""
 
@@ -46,7 +43,8 @@ class Connection:
 
     Args:
         port: the way to the replicas; not closed here.
-        stall_s: a replica that leaves operations unanswered for so long is left for another.
+        stall_s: a replica that takes so long to open a stream, or leaves operations unanswered for so long, is left
+            for another.
         follow_leader: prefer the leader (as writes and linearizable reads must) to whoever is next.
     """
 
@@ -63,6 +61,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._port = port
         self._random = random.Random()
+        self._stall_s = stall_s
         self.engine: Engine[Future[Any]] = Engine(
             nonce=lambda: os.urandom(16),
             jitter=self._random.random,
@@ -228,10 +227,10 @@ class Connection:
                 await asyncio.sleep(delay)
             hello = self.engine.attaching(self._loop.time())
             try:
-                async with asyncio.timeout(ATTACH_TIMEOUT_S):
+                async with asyncio.timeout(self._stall_s):
                     attachment = await self._port.attach(endpoint, hello)
             except TimeoutError:
-                self._trouble(endpoint, Move(f"{endpoint}: no connection within {ATTACH_TIMEOUT_S:g} s"))
+                self._trouble(endpoint, Move(f"{endpoint}: no connection within {self._stall_s:g} s"))
             except AttachmentLost as lost:
                 self._trouble(endpoint, Move(str(lost)))
             else:

@@ -43,7 +43,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     zone: str = ""
     """Where in the region."""
     stall_s: float = 3.0
-    """A replica that leaves operations unanswered for so long is left for another."""
+    """A replica that takes so long to open a stream, or to answer an operation, is left for another."""
     drain_s: float = 5.0
     """How long `close` waits for operations that are on their way."""
     tls_authority: str = ""

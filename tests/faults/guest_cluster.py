@@ -22,7 +22,8 @@ from replica.client import connect_async
 FOLDER = Path("/data/cluster")
 IN_FLIGHT = 32
 READY_TIMEOUT_S = 240.0
-OPERATION_TIMEOUT_S = 120.0
+STALL_S = 60.0
+OPERATION_TIMEOUT_S = 240.0
 SLOW_MACHINE = {"heartbeat_s": 0.5, "election_timeout_min_s": 5.0, "election_timeout_max_s": 10.0}
 """The emulated processor is an order of magnitude slower than a real one."""
 
@@ -46,7 +47,7 @@ async def main(boot: int, durability: str, outcomes: list[Outcome]) -> None:
     except ClusterError as error:
         report({"failed": str(error)})
         return
-    async with connect_async(",".join(cluster.endpoints)) as store:
+    async with connect_async(",".join(cluster.endpoints), timeout_s=OPERATION_TIMEOUT_S, stall_s=STALL_S) as store:
         report({"audit": await audit(store, outcomes)})
         await run_increments(
             store,
