@@ -25,6 +25,10 @@ PATIENCE_S = 30.0
 """How long a condition may take on a busy machine before the test is lost; nothing is measured against it."""
 
 
+PATIENT_ELECTIONS = "election_timeout_min_s=1.0,election_timeout_max_s=2.0"
+"""On a machine that is very busy, replicas that hold their elections as early as they may never stop to."""
+
+
 async def eventually(condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
     """Wait until ``condition`` gives something true, and return that."""
     deadline = time.monotonic() + timeout_s
@@ -61,7 +65,7 @@ class Nodes:
     def config(self, replica: int, **settings: Any) -> NodeConfig:
         """The configuration of one replica; settings are fields by their path, dots written as two underscores."""
         peer, client = self.members[replica]
-        flags = {
+        flags: dict[str, Any] = {
             "cluster": "test",
             "replica": replica,
             "data": str(self.root / f"replica-{replica}"),
@@ -75,6 +79,8 @@ class Nodes:
             **self.settings,
             **{name.replace("__", "."): value for name, value in settings.items()},
         }
+        if flags.get("protocol.name") != "null":
+            flags["protocol.options"] = ",".join(filter(None, (PATIENT_ELECTIONS, flags.get("protocol.options"))))
         return load_config(flags=flags)
 
     async def start(self, *replicas: int, **settings: Any) -> None:
@@ -110,6 +116,17 @@ class Nodes:
             if node.begun and not node.failed.done() and node.coordinator.status().accepting
         ]
         return leading[0] if leading else None
+
+    async def session(self, **hello: Any) -> "RawSession":
+        """A session at the leader, whoever that comes to be. Raises `Refused` for what waiting does not cure."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await attach(await self.leader(), **hello)
+            except Refused as refused:
+                if refused.code not in {wire.Code.NOT_LEADER, wire.Code.UNAVAILABLE}:
+                    raise
+                assert time.monotonic() < deadline, "no leader kept its place for long enough to open a session"
 
     async def followers(self) -> list[Replica]:
         """All but the leader."""

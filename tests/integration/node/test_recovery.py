@@ -105,7 +105,7 @@ async def test_a_snapshot_truncates_the_log_and_a_replica_that_was_away_catches_
         assert back.metrics.snapshots_installed == 1
         await cluster.stop()
         await cluster.start()
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             assert await session.get(b"key19") == b"value199"
         await cluster.agree()
 
@@ -161,7 +161,7 @@ async def test_a_wiped_disk_is_refused_under_its_old_id(tmp_path):
         assert failure.exit_status == EXIT_IDENTITY
         assert "does not come back under its id" in str(failure)
         assert not wiped.storage.log.admitted
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             assert await session.get(b"key") == b"value"
 
 
@@ -200,7 +200,7 @@ async def test_a_member_is_replaced_and_the_old_one_retires(tmp_path):
         # One of the old members goes: the new one is needed for a majority.
         other = next(node for node in cluster.running.values() if node not in {leader, new})
         await cluster.stop(other.config.replica)
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             await session.put(b"with the new one", b"yes")
         # The retired one learns at its next start, too, that it is none any more.
         members = dict(cluster.members)
@@ -230,7 +230,7 @@ async def test_the_leader_itself_can_be_replaced(tmp_path):
         assert isinstance(await failure_of(leader), NotAMember)
         await cluster.stop(leader.config.replica)
         await cluster.ready()
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             assert await session.get(b"key") == b"value"
         await cluster.agree()
 
@@ -259,7 +259,7 @@ async def test_a_replica_that_missed_a_change_of_members_follows_by_snapshot(tmp
         await eventually(lambda: back.begun and back.coordinator.epoch == 2, "the later epoch")
         assert back.metrics.snapshots_installed == 1
         await cluster.ready()
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             await session.put(b"key", b"value")
         await cluster.agree()
 
@@ -309,7 +309,7 @@ async def used(tmp_path):
     """A cluster of one that has been used and stopped."""
     async with nodes(tmp_path, count=1) as cluster:
         await cluster.start()
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             for number in range(10):
                 await session.put(b"key%d" % number, b"value")
         await cluster.stop()
@@ -317,7 +317,7 @@ async def used(tmp_path):
         # Whatever was refused: the data is as it was.
         if not (tmp_path / "spoilt").exists():
             await cluster.start()
-            async with await attach(await cluster.leader()) as session:
+            async with await cluster.session() as session:
                 assert await session.get(b"key9") == b"value"
 
 
@@ -404,7 +404,7 @@ async def test_a_failed_sync_stops_the_replica_at_once_and_loses_nothing_acknowl
             assert leader.loop.halted
         await cluster.stop()
         await cluster.start()
-        async with await attach(await cluster.leader()) as session:
+        async with await cluster.session() as session:
             assert await session.get(b"acknowledged") == b"yes"
             assert await session.read(kv.Get(b"k")) == [kv.Got(1)]
 

@@ -41,7 +41,7 @@ async def test_what_is_put_can_be_read_on_every_replica(tmp_path, sync_mode):
 
 
 async def test_a_run_is_answered_in_order_and_a_read_sees_it_at_once(cluster):
-    async with await attach(await cluster.leader()) as session:
+    async with await cluster.session() as session:
         results = await session.run(
             kv.Put(b"a", b"1"),
             kv.Put(b"a", b"2", previous=True),
@@ -98,7 +98,7 @@ async def test_a_follower_names_the_leader_and_says_that_nothing_was_proposed(cl
 
 
 async def test_a_read_through_the_log_is_answered_like_any_other(cluster):
-    async with await attach(await cluster.leader()) as session:
+    async with await cluster.session() as session:
         await session.put(b"key", b"value")
         assert await session.get(b"key", wire.Consistency.LOG) == b"value"
         assert await session.get(b"key", wire.Consistency.READ_INDEX) == b"value"
@@ -136,7 +136,7 @@ async def test_what_is_too_large_or_malformed_is_refused_before_it_is_proposed(c
 
 
 async def test_bytes_that_are_no_operations_are_refused_and_the_stream_goes_on(cluster):
-    async with await attach(await cluster.leader()) as session:
+    async with await cluster.session() as session:
         for junk in (b"", b"\xc1", b"\x91\x91\x01", b"\x92" * 40, b"\xdd\xff\xff\xff\xff"):
             with pytest.raises(Refused) as refused:
                 await session.run_encoded(junk, 1)
@@ -167,9 +167,9 @@ async def test_a_client_of_another_version_is_told_so(cluster):
 
 async def test_a_client_of_another_cluster_is_told_so(cluster):
     with pytest.raises(Refused) as refused:
-        await attach(await cluster.leader(), cluster="elsewhere")
+        await cluster.session(cluster="elsewhere")
     assert refused.value.code == wire.Code.WRONG_CLUSTER
-    async with await attach(await cluster.leader(), cluster="test") as session:
+    async with await cluster.session(cluster="test") as session:
         assert session.welcome.cluster == "test"
 
 
