@@ -132,7 +132,7 @@ None was settled before."""
 class Run(Generic[T]):
     """Writes with consecutive sequences that are not all settled."""
 
-    __slots__ = ("count", "doubtful", "first", "marks", "open", "payload", "sent", "tokens")
+    __slots__ = ("count", "doubtful", "first", "marks", "open", "payload", "refused", "sent", "tokens")
 
     def __init__(self, first: int, tokens: list[T | None], marks: list[tuple[int, float]], payload: bytes) -> None:
         self.first = first
@@ -143,6 +143,18 @@ class Run(Generic[T]):
         self.open = sum(token is not None for token in tokens)
         self.sent = False
         self.doubtful = False
+        self.refused: set[int] = set()
+        """Offsets that were refused definitely since the last transmission. A replica cuts a long run into commands
+        and may refuse one of them while another is on its way."""
+
+    @property
+    def may_happen(self) -> bool:
+        """Is a transmission of any of it without a definite answer?"""
+        if self.sent or self.doubtful:
+            return True
+        return bool(self.refused) and any(
+            token is not None and offset not in self.refused for offset, token in enumerate(self.tokens)
+        )
 
     def trim(self) -> None:
         """Forget the settled operations at the front: they lie at or below the watermark."""
@@ -156,6 +168,7 @@ class Run(Generic[T]):
         self.first += settled
         self.count -= settled
         self.tokens = self.tokens[settled:]
+        self.refused = {offset - settled for offset in self.refused if offset >= settled}
         self.marks = split_marks(self.marks, settled)[1]
 
     def singles(self) -> list[Run[T]]:
@@ -529,6 +542,9 @@ class Engine(Generic[T]):
         return kept.take(len(kept))
 
     def _put_run(self, frame: ClientFrame, run: Run[T], acknowledged: int) -> None:
+        if run.refused:
+            run.doubtful = run.may_happen
+            run.refused.clear()
         run.sent = True
         frame.runs.add(first_sequence=run.first, count=run.count, acknowledged=acknowledged, operations=run.payload)
 
@@ -624,15 +640,25 @@ class Engine(Generic[T]):
             # What nearly always happens: a run is answered as it was sent.
             del self._runs[first]
             self._inflight_bytes -= len(run.payload)
-            self._settled.append((run.tokens, results))
+            self._settle_results(run, run.tokens, results)
             return
         for part, start, end in self._overlapping(first, count):
             tokens = part.tokens[start:end]
             part.tokens[start:end] = [None] * (end - start)
             part.open -= sum(token is not None for token in tokens)
             offset = part.first + start - first
-            self._settled.append((tokens, results[offset : offset + end - start]))
+            self._settle_results(part, tokens, results[offset : offset + end - start])
             self._drop_if_settled(part)
+
+    def _settle_results(self, run: Run[T], tokens: list[T | None], results: list[AnyResult]) -> None:
+        if run.doubtful:
+            # This may be the answer to one attempt while another is still to be executed.
+            for index, result in enumerate(results):
+                token = tokens[index]
+                if token is not None and isinstance(result, Failed) and result.code in _UNREMEMBERED:
+                    tokens[index] = None
+                    self._settled.append(([token], MaybeCommitted(f"attempted twice, and refused once: {result.message}")))
+        self._settled.append((tokens, results))
 
     def _take_back(self, first: int, count: int) -> None:
         """The operations were refused where they would have been applied: if that was their only attempt, queue them
@@ -726,6 +752,7 @@ class Engine(Generic[T]):
             else:
                 self._give_up(run, start, end, _FINAL[rejection.code](reason))
         elif self.exactly_once or (whole and run.open == run.count):
+            run.refused.update(range(start, end))
             run.sent = False
             self._unsent = True
         else:
@@ -783,7 +810,7 @@ class Engine(Generic[T]):
                 suspicious = suspicious or run.sent
                 error: SynodError = (
                     MaybeCommitted(f"the deadline passed before the answer came ({account})")
-                    if run.sent or run.doubtful
+                    if run.may_happen
                     else Unavailable(unavailable)
                 )
                 self._give_up(run, start, end, error)
@@ -810,7 +837,7 @@ class Engine(Generic[T]):
             if queue.operations:
                 self._settled.append((list(queue.clear()), definite))
         for run in list(self._runs.values()):
-            self._give_up(run, 0, run.count, indefinite if run.sent or run.doubtful else definite)
+            self._give_up(run, 0, run.count, indefinite if run.may_happen else definite)
         for query in self._queries.values():
             self._settled.append((query.tokens, definite))
         self._queries.clear()
@@ -884,6 +911,9 @@ _FINAL: Final[dict[int, Callable[[str], NotCommitted]]] = {
 
 _BLAMES_CONTENT: Final = frozenset({Code.INVALID, Code.TOO_LARGE, Code.UNSUPPORTED})
 """Refusals that may be due to one operation among many."""
+
+_UNREMEMBERED: Final = frozenset({Failure.CROWDED, Failure.WINDOW})
+"""Refusals after which the session does not count the sequence as executed: another attempt of it may take effect."""
 
 _MISMATCH: Final = frozenset({Code.WRONG_CLUSTER, Code.WIRE_VERSION})
 

@@ -427,6 +427,63 @@ def test_a_definite_refusal_does_not_speak_for_an_earlier_attempt():
     assert isinstance(client.outcomes["w1"], MaybeCommitted)
 
 
+def test_a_part_refused_definitely_says_nothing_of_the_part_that_is_still_on_its_way():
+    client = Driver()
+    client.put(3, timeout_s=2)
+    client.attach()
+    client.sent()
+    client.reject(3, 1, Code.OVERLOADED)  # the replica had room for the first two alone
+    client.pass_time(2)
+    assert [type(client.outcomes[token]) for token in ("w1", "w2")] == [MaybeCommitted] * 2
+
+
+def test_parts_that_were_refused_definitely_one_after_the_other_make_a_definite_whole():
+    client = Driver()
+    client.put(3, timeout_s=2)
+    client.attach()
+    client.sent()
+    client.reject(3, 1, Code.NOT_LEADER)
+    client.reject(1, 2, Code.NOT_LEADER)
+    client.pass_time(2)
+    assert {type(outcome) for outcome in client.outcomes.values()} == {Unavailable}
+
+
+def test_a_part_that_was_on_its_way_when_the_session_was_lost_is_not_done_again():
+    client = Driver()
+    client.put(2)
+    client.attach()
+    client.sent()
+    client.reject(2, 1, Code.NOT_LEADER)  # the first may have been executed, and its answer lost with the stream
+    client.lose_stream()
+    client.attach()
+    assert client.sent_runs() == [(1, 2)]
+    client.answer(1, 2, [Failed(1, Failure.SESSION_UNKNOWN, "evicted")] * 2)
+    assert isinstance(client.outcomes["w1"], SessionLost)
+
+
+@pytest.mark.parametrize("code", [Failure.CROWDED, Failure.WINDOW])
+def test_a_refusal_that_is_not_remembered_is_open_while_another_attempt_is_on_its_way(code):
+    client = Driver()
+    client.put(2)
+    client.attach()
+    client.sent()
+    client.lose_stream()
+    client.attach()
+    assert client.sent_runs() == [(1, 2)]
+    client.answer(1, 2, [Written(1), Failed(1, code, "not now")])  # of the first attempt: the second is still to come
+    assert client.outcomes["w1"] == Written(1)
+    assert isinstance(client.outcomes["w2"], MaybeCommitted)
+
+
+def test_a_refusal_that_is_not_remembered_is_definite_at_the_only_attempt():
+    client = Driver()
+    client.put()
+    client.attach()
+    client.sent()
+    client.answer(1, 1, [Failed(1, Failure.CROWDED, "not now")])
+    assert client.outcomes["w1"] == Failed(1, Failure.CROWDED, "not now")
+
+
 def test_a_final_refusal_after_a_lost_stream_is_indefinite():
     client = Driver()
     client.put()
