@@ -33,6 +33,7 @@ from .operations import (
     Delete,
     DeleteRange,
     Get,
+    Number,
     OpenSession,
     Put,
     Range,
@@ -52,7 +53,7 @@ class OversizedOperation(MalformedOperation):
 class Payload(msgspec.Struct, frozen=True, array_like=True):
     """What a command carries."""
 
-    acknowledged: int
+    acknowledged: Number
     operations: list[AnyOperation]
     system: bool = False
 

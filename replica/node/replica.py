@@ -322,12 +322,11 @@ class Replica(Stored):
             )
         if peer not in self.storage.log.peer_disks:
             if peer not in self._recording:
-                self._recording[peer] = disk, self.loop.commit(self.storage.log.peer_disk_writes(peer, disk))
-            future = self._recording[peer][1]
-            try:
-                await asyncio.shield(future)
-            finally:
-                self._recording.pop(peer, None)
+                future = self.loop.commit(self.storage.log.peer_disk_writes(peer, disk))
+                self._recording[peer] = disk, future
+                # Not when this greeting ends: it may be given up, and another disk must not come in between.
+                future.add_done_callback(lambda _: self._recording.pop(peer, None))
+            await asyncio.shield(self._recording[peer][1])
         return Accept(admitted=True)
 
     def _consider_admission(self) -> None:

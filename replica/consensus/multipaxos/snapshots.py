@@ -27,7 +27,10 @@ class Snapshots:
     def on_installed(self, frontier: Frontier) -> None:
         """The state stands on a fetched snapshot now. No promise and no vote behind it is touched."""
         assert isinstance(frontier, int)
-        assert self._core.role is not Role.LEADING, "a leader has everything that was decided before it"
+        if self._core.role is Role.LEADING:
+            # It was wished for before the campaign, and comes from somebody outside the quorum who knew more decided
+            # than the quorum did. What this leader proposed anew in those slots was decided, so it gives way.
+            self._leadership.step_down(None)
         self._log.install(frontier)
         self._catchups.on_snapshot()
 

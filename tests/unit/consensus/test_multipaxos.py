@@ -577,6 +577,32 @@ def test_a_snapshot_that_cannot_be_had_is_wished_for_again():
     assert len(story[3].wishes) == 2
 
 
+def test_a_snapshot_that_arrives_at_its_wisher_once_that_leads_makes_it_give_way():
+    story = Story(3, options={"tail_slots": 0})
+    story.elect(1)
+    story.isolate(3)
+    story[1].propose(b"a")
+    story.settle()  # 2 has voted and does not know yet that it is decided
+    story[1].take_snapshot()
+    story.heal()
+    story.isolate(2)
+    story.wait(0.1)
+    assert story[3].wishes, "1 has nothing to send but a snapshot"
+    story.heal()
+    story.isolate(1)
+    story.lose = lambda sender, to, message: isinstance(message, Accepted)
+    story.elect(3)
+    story[3].propose(b"b")
+    story[3].install_from(story[1])  # it was under way all the while
+    assert not story[3].leads()
+    assert [(r.command.payload, r.definite) for r in story[3].rejections] == [(b"b", False)]
+    story.lose = lambda sender, to, message: False
+    story.heal()
+    story.wait(2)
+    assert story[1].log == [b"a", b"b"], "it had been proposed, and the next leader recovers it"
+    assert story[3].log == [b"b"], "behind the snapshot"
+
+
 def test_a_tail_is_kept_behind_a_snapshot_within_slots_and_bytes():
     story = Story(1, options={"tail_slots": 5})
     for number in range(20):

@@ -237,6 +237,14 @@ def test_a_malformed_run_changes_nothing_and_is_refused_alike_everywhere(replica
     assert replica.machine.digest().digest == before.digest
 
 
+def test_numbers_that_no_client_can_have_counted_to_are_refused_and_harm_nobody(replica, session):
+    last = (1 << 64) - 1
+    assert codes(replica.run(session, last - 2, *[Put(b"a", b"")] * 3, acknowledged=last - 3)) == [Failure.INVALID] * 3
+    assert codes(replica.run(session, last, Put(b"a", b""), acknowledged=last)) == [Failure.INVALID]
+    replica.restart()
+    assert replica.run(session, 1, Put(b"a", b"")) == [Written(1)]
+
+
 def test_positions_come_without_gaps(store):
     machine = StateMachine(store)
     machine.apply(1, [command(Add(b"n", 1))])
