@@ -657,7 +657,9 @@ class Engine(Generic[T]):
                 token = tokens[index]
                 if token is not None and isinstance(result, Failed) and result.code in _UNREMEMBERED:
                     tokens[index] = None
-                    self._settled.append(([token], MaybeCommitted(f"attempted twice, and refused once: {result.message}")))
+                    self._settled.append(
+                        ([token], MaybeCommitted(f"attempted twice, and refused once: {result.message}"))
+                    )
         self._settled.append((tokens, results))
 
     def _take_back(self, first: int, count: int) -> None:

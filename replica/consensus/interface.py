@@ -112,6 +112,9 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True):
     members: tuple[Member, ...]
     protocol: str
     options: Options = {}
+    retired: tuple[ReplicaId, ...] = ()
+    """The ids of members of earlier epochs that are members no more. It travels with the configuration, so that who
+    joined after they left knows of them, too."""
 
     @property
     def replicas(self) -> tuple[ReplicaId, ...]:
@@ -512,6 +515,8 @@ def validate_configuration(spec: ProtocolSpec, configuration: Configuration) -> 
     for replica in sorted(set(ids)):
         if ids.count(replica) > 1:
             raise ConfigurationError(f"members: replica id {replica} appears more than once")
+    for replica in sorted(set(ids) & set(configuration.retired)):
+        raise ConfigurationError(f"members: replica id {replica} has been used before; ids are never used again")
     options = parse_options(spec, configuration.options)
     spec.validate(configuration, options)
     return options

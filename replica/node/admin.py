@@ -193,7 +193,7 @@ class AdminService(wire.AdminServicer):
                 f"remove: replica {request.remove} is not a member (members: "
                 f"{', '.join(map(str, configuration.replicas))})"
             )
-        known = {*configuration.replicas, *self._replica.storage.log.peer_disks}
+        known = {*configuration.replicas, *configuration.retired, *self._replica.storage.log.peer_disks}
         if request.add in known:
             raise ConfigurationError(
                 f"add: replica id {request.add} has been used in this cluster; ids are never used again"
@@ -215,6 +215,7 @@ class AdminService(wire.AdminServicer):
             configuration,
             epoch=configuration.epoch + 1,
             members=tuple(sorted([*members, member], key=lambda each: each.replica)),
+            retired=tuple(sorted({*configuration.retired, request.remove})),
         )
         validate_configuration(self._replica.coordinator.spec, following)
         return following
@@ -286,6 +287,12 @@ class AdminService(wire.AdminServicer):
     async def _abort_refused(self, context: Any, refused: RejectRead) -> NoReturn:
         leader, address = self._replica.leader(refused.hint)
         whom = f"; ask the leader, replica {leader} at {address}" if leader else ""
+        if not refused.definite:
+            await context.abort(
+                grpc.StatusCode.UNAVAILABLE,
+                f"this replica lost its leadership while the change was being decided; it may yet be made: look at the "
+                f"status before asking again{whom}",
+            )
         await context.abort(
             grpc.StatusCode.FAILED_PRECONDITION, f"the members were not changed: {refused.reason}{whom}"
         )

@@ -138,6 +138,7 @@ async def test_a_state_that_is_not_trusted_is_rebuilt_from_snapshot_and_log(tmp_
         await cluster.start()
         leader = await cluster.leader()
         assert leader.storage.state_rebuilt
+        await eventually(lambda: leader.machine.applied >= digest.applied, "what the log holds applied again")
         assert leader.machine.digest().digest == digest.digest
         async with await attach(leader) as session:
             assert await session.get(b"before") == b"1"
@@ -197,6 +198,7 @@ async def test_a_member_is_replaced_and_the_old_one_retires(tmp_path):
             await session.put(b"in epoch two", b"yes")
         await cluster.agree()
         assert new.storage.log.admitted
+        assert new.coordinator.configuration.retired == (old.config.replica,), "though it never met that one"
         # One of the old members goes: the new one is needed for a majority.
         other = next(node for node in cluster.running.values() if node not in {leader, new})
         await cluster.stop(other.config.replica)

@@ -143,3 +143,9 @@ def test_a_grid_is_made_of_zones():
 
 def test_options_of_the_flexible_variant_extend_the_others():
     assert issubclass(FPaxosOptions, PROTOCOL.options)
+
+
+def test_an_id_is_never_given_again():
+    again = Configuration(3, (Member(2), Member(3)), "multipaxos", {}, retired=(1, 3))
+    with pytest.raises(ConfigurationError, match="replica id 3 has been used before"):
+        validate_configuration(PROTOCOL, again)
