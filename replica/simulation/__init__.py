@@ -5,9 +5,10 @@ A public package for whoever writes a protocol. It may import `replica.consensus
 disk, and so never imports the node, the transport, the client, asyncio, lmdb or grpc.
 """
 
-from replica.simulation.oracle import Violation
 from replica.simulation.plan import PROFILES, Fault, FaultProfile, Plan
-from replica.simulation.runner import Controls, Report, Simulation, SimulationFailure, plan_of, run
+from replica.simulation.runner import Report, Simulation, SimulationFailure, plan_of, run
+from replica.simulation.violation import Violation
+from replica.simulation.witness import Controls, Witness
 
 __all__ = [
     "run",
@@ -20,5 +21,6 @@ __all__ = [
     "FaultProfile",
     "PROFILES",
     "Controls",
+    "Witness",
     "Simulation",
 ]

@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from replica.kv import operations as kv
 from replica.simulation.clients import FAIL, OK, PENDING, Seen
-from replica.simulation.oracle import Oracle, Violation
+from replica.simulation.oracle import Oracle
+from replica.simulation.violation import Violation
 
 Place: TypeAlias = tuple[int, int]
 """A revision, and 0 for the operation that made it, 1 for one that only saw it."""

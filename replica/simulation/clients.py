@@ -20,7 +20,8 @@ from replica.kv import operations as kv
 from replica.kv.runs import decode_results, encode_operations
 from replica.simulation import frames
 from replica.simulation.network import Endpoint, Network
-from replica.simulation.oracle import Oracle, Violation
+from replica.simulation.oracle import Oracle
+from replica.simulation.violation import Violation
 from replica.simulation.world import World
 
 OK: Final = "ok"

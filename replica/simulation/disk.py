@@ -28,6 +28,7 @@ from sortedcontainers import SortedDict
 
 from replica.consensus.codec import Codec, MalformedValue
 from replica.consensus.interface import CorruptRecord, Put, Record, Write
+from replica.simulation.witness import Ledger
 from replica.storage.coordinator import META_TABLE
 
 CORRUPT: Final = b"\xc1 corrupt"
@@ -42,7 +43,9 @@ Tables: TypeAlias = "dict[str, SortedDict]"
 class Disk:
     """One replica's disk. It outlives the processes that use it."""
 
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str, ledger: Ledger) -> None:
+        """``ledger`` is entered whatever becomes durable; it outlives the disk."""
+        self._ledger = ledger
         self.identity = identity
         """Minted when the disk was formatted; a wiped disk has another one."""
         self.incarnation = 0
@@ -88,8 +91,7 @@ class Disk:
         """The commit has succeeded: returns the highest number among the groups that are durable by it."""
         group = max(number for number, _ in self._flying)
         if self.honest:
-            for _, writes in self._flying:
-                _apply(self._durable, writes)
+            self._settle(self._flying)
         else:
             self._cached.extend(self._flying)
         self._flying = []
@@ -147,8 +149,12 @@ class Disk:
         return table, key
 
     def _settle(self, groups: list[tuple[int, list[EncodedWrite]]]) -> None:
+        enter = self._ledger.enter
         for _, writes in groups:
             _apply(self._durable, writes)
+            for _, _, record, _ in writes:
+                if record is not None:
+                    enter(record)
 
     # ------------------------------------------------------------------------------------------------------- reading
 

@@ -52,6 +52,7 @@ from replica.simulation.disk import Disk, DiskReader, EncodedWrite, encode_write
 from replica.simulation.machine import Answer, Image, StateHome
 from replica.simulation.network import Endpoint, Network
 from replica.simulation.oracle import Oracle
+from replica.simulation.witness import Controls, Ledger
 from replica.simulation.world import World
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor, Coordinator, Turn
 
@@ -149,6 +150,7 @@ class Host:
         joining: bool,
         profile: HostProfile,
         clock_rate: float = 1.0,
+        controls: Controls | None = None,
     ) -> None:
         """A freshly formatted host. ``joining`` waits to be made a member by somebody else; ``configuration`` then
         only names peers to ask."""
@@ -164,7 +166,9 @@ class Host:
         self._clock_draw = world.generator(f"clock {replica}")
         self.clock = Clock(world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=clock_rate)
         self.introduction = configuration
+        self.controls = controls or Controls()
         self.formats = 0
+        self._ledger = oracle.ledgers[replica] = Ledger()
         self.disk = self._format()
         self.state = StateHome()
         if not joining:
@@ -191,7 +195,11 @@ class Host:
 
     def _format(self) -> Disk:
         self.formats += 1
-        return Disk(f"disk-{self.replica}-{self.formats}")
+        identity = self.formats if self.controls.same_disk else 1
+        disk = Disk(f"disk-{self.replica}-{identity}", self._ledger)
+        disk.persistent = self.controls.persistence
+        disk.honest = self.controls.sync
+        return disk
 
     # ------------------------------------------------------------------------------------------------- life and death
 
@@ -213,7 +221,8 @@ class Host:
             # A monotonic clock begins anew with the machine.
             self.clock = Clock(self.world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=self.clock.rate)
             self._power_lost = False
-        self.disk.sync()
+        if self.controls.sync_at_start:
+            self.disk.sync()
         self.disk.incarnation += 1
         self.world.count("starts")
         self.world.trace.note(self.world.now, "start", self.replica)
@@ -257,8 +266,12 @@ class Host:
         """The disk is lost and replaced by an empty, formatted one. The id stays, the identity does not."""
         if self.process is not None:
             self.crash(power=True, why="disk wiped")
+        before = self.disk
         anchor = Anchor(configuration=self.introduction)
         self.disk = self._format()
+        if not self.controls.same_disk:
+            self.disk.admitted = before.admitted
+            self.disk.incarnation = before.incarnation
         self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
         self.disk.begin()
         self.disk.finish()
@@ -676,7 +689,7 @@ class Process:
                 offer = frames.SnapshotOffer(request.number, anchor, image)
             elif later or state.applied >= request.frontier:
                 fresh = Anchor(configuration=anchor.configuration, frontier=state.applied, base=anchor.base)
-                offer = frames.SnapshotOffer(request.number, fresh, state.image(state.applied))
+                offer = frames.SnapshotOffer(request.number, fresh, self._image(state.applied))
         self._send(sender, offer, transfer_s=self.profile.snapshot_s)
 
     def _snapshot_offered(self, sender: ReplicaId, offer: frames.SnapshotOffer) -> None:
@@ -707,6 +720,9 @@ class Process:
         self._switches.append(_Switch(anchor, image, "installed", sender if self._fetch_wished else 0))
         self._switch_when_idle()
 
+    def _image(self, frontier: int) -> Image:
+        return self.host.state.image(frontier, sessions=self.host.controls.sessions_in_snapshots)
+
     def _snapshot_name(self, anchor: Anchor, origin: str) -> str:
         self._snapshots += 1
         return f"{anchor.configuration.epoch}-{anchor.frontier}-{self.incarnation}-{self._snapshots}-{origin}"
@@ -723,7 +739,7 @@ class Process:
             return
         self._staging = True
         anchor = msgspec.structs.replace(coordinator.anchor, frontier=state.applied)
-        image = state.image(state.applied)
+        image = self._image(state.applied)
         self.world.after(self.profile.snapshot_s, self.enter, self._staged_own, anchor, image, "taken")
 
     def _staged_own(self, anchor: Anchor, image: Image, kind: str) -> None:
@@ -777,6 +793,8 @@ class Process:
             return epoch == coordinator.epoch and coordinator.sealed is None and frontier > standing
         if epoch != coordinator.epoch:
             return epoch > coordinator.epoch
+        if not self.host.controls.forward_only:
+            return coordinator.sealed is None
         return coordinator.sealed is None and frontier > self.host.state.applied
 
     def _end_fetch(self, switch: _Switch) -> None:
@@ -1000,6 +1018,7 @@ class Process:
         codec = self.host.protocols.codec(coordinator.spec)
         outgoing: dict[ReplicaId, list[bytes]] = {}
         for send in sends:
+            self.host.oracle.witness.sent(self.replica, send.message)
             data = codec.encode(send.message)
             self.trace.note(self.world.now, "send", self.replica, data)
             if self.trace.readable:
@@ -1051,7 +1070,7 @@ class Process:
                 self.enter,
                 self._staged_own,
                 coordinator.anchor_after_seal(""),
-                state.image(frontier),
+                self._image(frontier),
                 "sealed",
             )
         elif turn.deliveries:

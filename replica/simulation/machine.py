@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from replica.consensus.interface import Command
+from replica.kv.layout import SESSIONS
 from replica.kv.machine import Digest, StateMachine
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import OpenSession
@@ -80,14 +81,19 @@ class StateHome:
         self._machine = StateMachine(self._store)
         self._trusted = True
 
-    def image(self, frontier: int) -> Image:
-        """A snapshot of what has been applied, brought to ``frontier`` if a seal lies there."""
+    def image(self, frontier: int, *, sessions: bool = True) -> Image:
+        """A snapshot of what has been applied, brought to ``frontier`` if a seal lies there.
+
+        ``sessions`` False is a negative control: it leaves them out.
+        """
         self._machine.prepare()
         copy = self._store.copy()
         if frontier != self._machine.applied:
             twin = StateMachine(copy)
             twin.advance(frontier)
             twin.commit()
+        if not sessions:
+            copy.delete_many(SESSIONS, [key for key, _ in copy.scan(SESSIONS, b"", b"")])
         return Image(frontier, copy)
 
     def commit(self) -> None:

@@ -14,6 +14,8 @@ from replica.consensus.interface import Command, Configuration, Deliver, Replica
 from replica.kv import operations as kv
 from replica.simulation.machine import StateHome
 from replica.simulation.model import Model, same_result
+from replica.simulation.violation import Violation
+from replica.simulation.witness import Ledger, Witness
 from replica.simulation.world import World
 
 DIGEST_EVERY = 32
@@ -23,19 +25,16 @@ Decision: TypeAlias = "tuple[Command, ...] | Configuration"
 """Commands, or the configuration that a seal decides on."""
 
 
-class Violation(AssertionError):
-    """A guarantee was broken. ``check`` names which one."""
-
-    def __init__(self, check: str, text: str) -> None:
-        super().__init__(f"{check}: {text}")
-        self.check = check
-
-
 class Oracle:
     """Judges one run while it happens."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, configuration: Configuration, witness: Witness) -> None:
+        """``configuration`` is that of the first epoch."""
         self._world = world
+        self.configuration = configuration
+        """Of the present epoch, as far as anybody has got."""
+        self.witness = witness
+        self.ledgers: dict[ReplicaId, Ledger] = {}
         self.model = Model()
         self.decisions: list[Decision] = []
         """What was decided, by position less one."""
@@ -96,7 +95,10 @@ class Oracle:
         if position != len(self.decisions) + 1:
             raise Violation("prefixes", f"r{replica} delivers {position} when {len(self.decisions)} were decided")
         self.decisions.append(decision)
-        if not isinstance(decision, Configuration):
+        if isinstance(decision, Configuration):
+            self.configuration = decision
+        else:
+            self.witness.decided(position, decision, self.configuration, self.ledgers)
             for command in decision:
                 for offset in range(command.count):
                     self._decided.add((command.session, command.sequence + offset))

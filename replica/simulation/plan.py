@@ -19,6 +19,10 @@ from replica.simulation.network import LinkProfile
 
 LEADER: Final = "leader"
 ANY: Final = "any"
+SAME: Final = "same"
+"""The host that the last fault with a target struck."""
+OTHER: Final = "other"
+"""Any but that one."""
 
 POINTS: Final = (
     "",
@@ -59,6 +63,11 @@ which only neighbours hear each other; all connected through one alone; one pair
 of directions; one replica cut off from all clients."""
 
 
+ENDURED: Final = ("isolate", "deaf", "mute", "chain", "hub", "one link", "one direction")
+"""Partitions that leave some replica in touch with a majority: a cluster has to make progress under them, and must not
+keep changing its leader."""
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that goes wrong (or that an operator does) at ``at``; the other fields depend on the kind."""
 
@@ -87,6 +96,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...]
     demand: int = 10
     """Operations that every client has to complete once everything is healed."""
+    endurance: str = ""
+    """A partition of `ENDURED` under which the healed cluster has to prove itself; empty for none."""
 
 
 class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -174,6 +185,7 @@ def draw_plan(
         clients=clients,
         faults=_faults(draw, unit, chaos, spec, faults),
         demand=draw.randrange(5, 15),
+        endurance=draw.choice(ENDURED) if faults.partitions and draw.random() < 0.3 else "",
     )
 
 
@@ -271,8 +283,136 @@ def _faults(
         mean = kinds[kind] * intensity
         number = sum(draw.random() < mean / 12 for _ in range(12)) if mean < 12 else int(mean)
         faults.extend(_fault(draw, kind, unit, chaos) for _ in range(number))
+    if profile.partitions and profile.crashes and draw.random() < 0.6:
+        for _ in range(draw.randrange(1, 4)):
+            faults.extend(_STORIES[draw.randrange(len(_STORIES))](draw, unit, draw.uniform(0.05, 0.8) * chaos))
     faults.sort(key=lambda fault: fault.at)
     return tuple(faults)
+
+
+# ------------------------------------------------------------------------------------------------------------ stories
+#
+# Faults by themselves seldom meet. Each of these puts several together, as they have been seen to do.
+
+
+def _usurped(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A leader is cut off and does not notice; those who replace it crash; then its old messages arrive."""
+    lasts = unit * draw.uniform(0.8, 3.0)
+    return [
+        Fault(at=at, kind="clock rate", target=LEADER, number=draw.uniform(0.2, 1.0), seconds=2 * lasts),
+        Fault(at=at, kind="partition", target=SAME, detail="isolate", seconds=lasts, number=1.0),
+        *(
+            Fault(
+                at=at + lasts * draw.uniform(0.3, 1.0),
+                kind="crash",
+                target=OTHER,
+                detail=draw.choice(("process/", "power/")),
+                number=float(draw.randrange(1, 6)),
+                seconds=unit * _log(draw, 0.01, 0.2),
+            )
+            for _ in range(draw.randrange(1, 4))
+        ),
+    ]
+
+
+def _stalled(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A leader stands still for long, is replaced, and goes on where it was; its successors crash meanwhile."""
+    lasts = unit * draw.uniform(0.8, 3.0)
+    return [
+        Fault(at=at, kind="pause", target=LEADER, seconds=lasts),
+        *(
+            Fault(
+                at=at + lasts * draw.uniform(0.5, 1.05),
+                kind="crash",
+                target=OTHER,
+                detail="process/",
+                number=float(draw.randrange(1, 6)),
+                seconds=unit * _log(draw, 0.01, 0.2),
+            )
+            for _ in range(draw.randrange(0, 3))
+        ),
+    ]
+
+
+def _chased(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """Whoever leads crashes, again and again."""
+    return [
+        Fault(
+            at=at + index * unit * draw.uniform(0.6, 1.8),
+            kind="crash",
+            target=LEADER,
+            detail=draw.choice(("process/", "power/")) + draw.choice(POINTS),
+            number=float(draw.randrange(1, 4)),
+            seconds=unit * _log(draw, 0.02, 1.0),
+        )
+        for index in range(draw.randrange(2, 5))
+    ]
+
+
+def _flapping(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A link breaks and mends, breaks and mends."""
+    shape = draw.choice(("isolate", "deaf", "mute", "one link"))
+    step = unit * draw.uniform(0.2, 0.9)
+    return [
+        Fault(
+            at=at + index * step,
+            kind="partition",
+            target=LEADER if index == 0 else SAME,
+            detail=shape,
+            seconds=step * draw.uniform(0.3, 0.9),
+            number=float(draw.random() < 0.5),
+        )
+        for index in range(draw.randrange(3, 6))
+    ]
+
+
+def _left_behind(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A replica misses so much that the others have forgotten it; then it is needed."""
+    lasts = unit * draw.uniform(2.0, 5.0)
+    return [
+        Fault(at=at, kind="partition", target=ANY, detail="isolate", seconds=lasts),
+        *(
+            Fault(at=at + lasts * draw.uniform(0.5, 1.0), kind="snapshot", target=draw.choice((LEADER, ANY)))
+            for _ in range(4)
+        ),
+        Fault(
+            at=at + lasts * draw.uniform(0.98, 1.1),
+            kind="crash",
+            target=LEADER,
+            detail=draw.choice(("process/", "power/")),
+            number=1.0,
+            seconds=unit * draw.uniform(1.0, 3.0),
+        ),
+    ]
+
+
+def _pendulum(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A leader with a slow disk is cut off, replaced, and handed the leadership again while its old writes linger."""
+    lasts = unit * draw.uniform(0.9, 1.6)
+    return [
+        Fault(at=at, kind="slow disk", target=LEADER, number=1e6, seconds=lasts * 1.3),
+        Fault(at=at + 0.02 * unit, kind="partition", target=SAME, detail="isolate", seconds=lasts),
+        Fault(at=at + lasts + unit * draw.uniform(0.0, 0.3), kind="yield", target=SAME),
+        Fault(
+            at=at + lasts + unit * draw.uniform(0.1, 1.2),
+            kind="crash",
+            target=SAME,
+            detail="power/",
+            number=float(draw.randrange(1, 20)),
+            seconds=unit * draw.uniform(0.3, 2.0),
+        ),
+    ]
+
+
+def _aftershock(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """All lose power, and again while they recover."""
+    return [
+        Fault(at=at + index * unit * _log(draw, 0.03, 1.0), kind="power cut", seconds=unit * _log(draw, 0.02, 0.3))
+        for index in range(draw.randrange(2, 4))
+    ]
+
+
+_STORIES: Final = (_usurped, _stalled, _chased, _flapping, _left_behind, _pendulum, _aftershock)
 
 
 def _fault(draw: random.Random, kind: str, unit: float, chaos: float) -> Fault:

@@ -18,12 +18,20 @@ from replica.simulation.checks import check_complete, check_real_time, check_ref
 from replica.simulation.clients import FAIL, OK, UNKNOWN, Client, Seen
 from replica.simulation.host import Armed, Host, Protocols
 from replica.simulation.network import LinkProfile, Network
-from replica.simulation.oracle import Oracle, Violation
-from replica.simulation.plan import LEADER, PROFILES, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.oracle import Oracle
+from replica.simulation.plan import LEADER, OTHER, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.violation import Violation
+from replica.simulation.witness import WITNESSES, Controls, Witness
 from replica.simulation.world import World
 
 LIVENESS_UNITS: Final = 20.0
 """Election timeouts within which a healed cluster has to be back, everything done."""
+
+CALM_AFTER_UNITS: Final = 8.0
+"""Election timeouts after which a partition that can be endured must have stopped to disturb the leader."""
+
+CALM_UNITS: Final = 5.0
+"""Election timeouts for which the leader must then stay."""
 
 CHECKED_ALWAYS: Final = (
     "one value per slot",
@@ -75,13 +83,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     trace: Sequence[str] = ()
 
 
-class Controls(msgspec.Struct, frozen=True, kw_only=True):
-    """Negative controls: ways to break the world, which the checks must notice."""
-
-    persistence: bool = True
-    sync: bool = True
-
-
 class Simulation:
     """One cluster in one world."""
 
@@ -94,15 +95,17 @@ class Simulation:
         controls: Controls | None = None,
         readable: bool = False,
         others: Mapping[str, ProtocolSpec] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         """``others`` are further protocols that a change of configuration may name."""
         self.plan = plan
         self.world = World(plan.seed, readable=readable)
-        self.oracle = Oracle(self.world)
         self.network = Network(self.world, plan.links, plan.client_links)
         self.protocols = Protocols({spec.name: spec, **(others or {})})
         self.spec = spec
         self.controls = controls or Controls()
+        factory = WITNESSES.get(spec.name)
+        self.witness = witness or (Witness() if factory is None else factory(spec))
         self.history: list[Seen] = []
         self.healed = False
         self.faults = 0
@@ -113,6 +116,7 @@ class Simulation:
             protocol=spec.name,
             options=plan.options,
         )
+        self.oracle = Oracle(self.world, self.configuration, self.witness)
         self.change: Configuration | None = None
         """A configuration that the operator wants and that has not been decided."""
         self._leaving: list[ReplicaId] = []
@@ -134,6 +138,7 @@ class Simulation:
             for index, profile in enumerate(plan.clients)
         ]
         self._leader: ReplicaId = 0
+        self._last_target: ReplicaId = 0
 
     def _add_host(self, replica: ReplicaId, *, joining: bool) -> Host:
         index = len(self.hosts)
@@ -147,9 +152,8 @@ class Simulation:
             joining=joining,
             profile=self.plan.hosts[index % len(self.plan.hosts)],
             clock_rate=1.0 if self.healed else self.plan.clock_rates[index % len(self.plan.clock_rates)],
+            controls=self.controls,
         )
-        host.disk.persistent = self.controls.persistence
-        host.disk.honest = self.controls.sync
         self.hosts[replica] = host
         return host
 
@@ -175,6 +179,9 @@ class Simulation:
         for client in self.clients:
             client.hurry(client.profile.operations - client.issued)
         self._settle(LIVENESS_UNITS * 5)
+        if plan.endurance and len(self._members()) == len(self.configuration.members) > 2:
+            self._endure(plan.endurance)
+            self._settle(LIVENESS_UNITS)
         # What is on its way must not undo anything.
         world.run(world.now + plan.unit_s / 2)
         return self._judge(recovery)
@@ -188,6 +195,41 @@ class Simulation:
                 raise Violation("liveness", self._stuck(units))
             self.world.run(self.world.now + unit / 4)
         return (self.world.now - began) / unit
+
+    def _endure(self, shape: str) -> None:
+        """Partition the cluster such that some replica still reaches a majority: it has to work, and to stay calm.
+
+        Raises `Violation`.
+        """
+        unit = self.plan.unit_s
+        center = self._find_leader() if self.draw.random() < 0.5 else self.draw.choice(self._members())
+        if center is None:
+            center = self.draw.choice(self._members())
+        pairs = self._pairs(shape, center.replica)
+        self.world.trace.say(self.world.now, "--", f"to be endured: {shape} around {center.name}")
+        self.network.block(pairs, hold=False)
+        self.world.count(f"endured: {shape}")
+        began = self.world.now
+        for client in self.clients:
+            client.hurry(2)
+        while not all(client.idle for client in self.clients):
+            if self.world.now > began + LIVENESS_UNITS * unit:
+                raise Violation("progress under a partial partition", f"{shape} around {center.name}: {self._stuck(0)}")
+            self.world.run(self.world.now + unit / 4)
+        self.world.run(max(self.world.now, began + CALM_AFTER_UNITS * unit))
+        leaders: list[str] = []
+        for _ in range(int(CALM_UNITS * 4)):
+            self.world.run(self.world.now + unit / 4)
+            leader = self._find_leader()
+            name = "nobody" if leader is None else f"{leader.name} at {_ballot(leader)}"
+            if not leaders or leaders[-1] != name:
+                leaders.append(name)
+        if len(leaders) > 1:
+            raise Violation(
+                "stable leadership",
+                f"{shape} around {center.name}: within {CALM_UNITS:g} election timeouts {', then '.join(leaders)} led",
+            )
+        self.network.unblock(pairs)
 
     def _heal(self) -> None:
         self.healed = True
@@ -319,10 +361,20 @@ class Simulation:
 
     def _target(self, fault: Fault) -> Host | None:
         """The host that a fault strikes: the leader if it says so, otherwise any that is up."""
-        if fault.target == LEADER and (leader := self._find_leader()) is not None:
-            return leader
-        candidates = [host for host in self.hosts.values() if host.up]
-        return candidates[self.draw.randrange(len(candidates))] if candidates else None
+        last = self.hosts.get(self._last_target)
+        if fault.target == SAME and last is not None:
+            return last if last.up else None
+        leader = self._find_leader() if fault.target == LEADER else None
+        if leader is None:
+            candidates = [host for host in self.hosts.values() if host.up]
+            if fault.target == OTHER:
+                candidates = [host for host in candidates if host is not last]
+            if not candidates:
+                return None
+            leader = candidates[self.draw.randrange(len(candidates))]
+        if fault.target != OTHER:
+            self._last_target = leader.replica
+        return leader
 
     def _may_lose(self, host: Host) -> bool:
         """Would the members that can vote be a majority without this host, and is no change under way?
@@ -506,8 +558,6 @@ class Simulation:
         if host is None or not self._may_lose(host) or not host.disk.admitted:
             return ""
         host.wipe()
-        host.disk.persistent = self.controls.persistence
-        host.disk.honest = self.controls.sync
         self.world.after(0.1 * self.plan.unit_s, host.start)
         self._lost(host)
         return host.name
@@ -561,6 +611,8 @@ class Simulation:
             return ""
         others = [replica for replica in self.configuration.replicas if replica != host.replica]
         successor = self.draw.choice([None, *others])
+        if fault.target == SAME and self._last_target in others:
+            successor = self._last_target
         host.process.enter(host.process.yield_leadership, successor)
         return host.name
 
@@ -597,6 +649,11 @@ class Simulation:
             host.clock.set_rate(self.world.now, rate)
             if host.process is not None:
                 host.process.enter(host.process.rearm)
+
+
+def _ballot(host: Host) -> str:
+    process = host.process
+    return "" if process is None or process.coordinator is None else process.coordinator.status().ballot
 
 
 _STRIKES: Final = {

@@ -1,0 +1,156 @@
+"""What can be seen of a protocol from outside that no client and no state would show.
+
+A witness watches the messages that replicas send and what has become durable on their disks. It knows the protocol's
+own promises, so it is written for a protocol; one without a witness is judged by everything else. Through restarts it
+remembers what a replica has said before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+
+from replica.consensus.interface import Command, Configuration, Message, ProtocolSpec, ReplicaId, parse_options
+from replica.consensus.multipaxos.messages import Accept, Accepted, HeartbeatAck, Prepare, Promised
+from replica.consensus.multipaxos.options import quorums_of
+from replica.simulation.violation import Violation
+
+
+class Ledger:
+    """Every record that was ever durable on a host, whatever became of it later."""
+
+    def __init__(self) -> None:
+        self._records: list[bytes] = []
+
+    def enter(self, record: bytes) -> None:
+        """A record has become durable."""
+        self._records.append(record)
+
+    def holds(self, payload: bytes) -> bool:
+        """Was there a durable record that contains ``payload``?"""
+        return any(payload in record for record in reversed(self._records))
+
+
+class Witness:
+    """Sees nothing; the base of those that do."""
+
+    checks: tuple[str, ...] = ()
+    """Names of what is checked."""
+
+    def sent(self, replica: ReplicaId, message: Message) -> None:
+        """A replica sends ``message``. Raises `Violation`."""
+
+    def decided(
+        self,
+        position: int,
+        commands: tuple[Command, ...],
+        configuration: Configuration,
+        ledgers: Mapping[ReplicaId, Ledger],
+    ) -> None:
+        """Commands are delivered for the first time anywhere. Raises `Violation`."""
+
+
+class MultiPaxosWitness(Witness):
+    """Of MultiPaxos and its variants: ballots are used once, promises kept, and decisions lie on a quorum's disks."""
+
+    checks = ("one value per slot and ballot", "promises are kept", "decided implies durable")
+
+    def __init__(self, spec: ProtocolSpec) -> None:
+        self._spec = spec
+        self._proposed: dict[tuple[int, int, int, int], bytes] = {}
+        self._promised: dict[ReplicaId, tuple[int, int, int]] = {}
+
+    def sent(self, replica: ReplicaId, message: Message) -> None:
+        """See the base."""
+        if isinstance(message, Accept):
+            ballot = message.ballot
+            if ballot.replica != replica:
+                raise Violation("one value per slot and ballot", f"r{replica} proposes at ballot {ballot}, not its own")
+            for offset, value in enumerate(message.values):
+                slot = message.first + offset
+                known = self._proposed.setdefault((ballot.epoch, ballot.round, ballot.replica, slot), value)
+                if known != value:
+                    raise Violation(
+                        "one value per slot and ballot", f"r{replica} proposes two values in slot {slot} at {ballot}"
+                    )
+        elif isinstance(message, Promised | Prepare):
+            ballot = message.ballot
+            said = (ballot.epoch, ballot.round, ballot.replica)
+            if said > self._promised.get(replica, said):
+                self._promised[replica] = said
+            self._promised.setdefault(replica, said)
+        elif isinstance(message, Accepted | HeartbeatAck):
+            ballot = message.ballot
+            said = (ballot.epoch, ballot.round, ballot.replica)
+            promised = self._promised.get(replica, said)
+            if said < promised:
+                raise Violation(
+                    "promises are kept",
+                    f"r{replica} says {type(message).__name__} at ballot {ballot} after it had promised "
+                    f"{'.'.join(map(str, promised))}",
+                )
+
+    def decided(
+        self,
+        position: int,
+        commands: tuple[Command, ...],
+        configuration: Configuration,
+        ledgers: Mapping[ReplicaId, Ledger],
+    ) -> None:
+        """See the base."""
+        options = parse_options(self._spec, configuration.options)
+        quorums = quorums_of(configuration, options)
+        for command in commands:
+            holders = {replica for replica in configuration.replicas if ledgers[replica].holds(command.payload)}
+            if not quorums.phase2(holders):
+                names = ", ".join(f"r{replica}" for replica in sorted(holders)) or "nobody"
+                raise Violation(
+                    "decided implies durable",
+                    f"position {position} is delivered while operation {command.session}:{command.sequence} "
+                    f"is durable at {names} alone",
+                )
+
+
+class SoloWitness(Witness):
+    """Of a single replica: what it delivers is durable."""
+
+    checks = ("decided implies durable",)
+
+    def decided(
+        self,
+        position: int,
+        commands: tuple[Command, ...],
+        configuration: Configuration,
+        ledgers: Mapping[ReplicaId, Ledger],
+    ) -> None:
+        """See the base."""
+        for command in commands:
+            if not any(ledgers[replica].holds(command.payload) for replica in configuration.replicas):
+                raise Violation("decided implies durable", f"position {position} is delivered and durable nowhere")
+
+
+WITNESSES: Final[Mapping[str, Callable[[ProtocolSpec], Witness]]] = {
+    "multipaxos": MultiPaxosWitness,
+    "fpaxos": MultiPaxosWitness,
+    "null": lambda spec: SoloWitness(),
+}
+"""By the protocol's name."""
+
+
+class Controls(msgspec.Struct, frozen=True, kw_only=True):
+    """Negative controls: ways to break the world around a protocol, which the checks must notice."""
+
+    persistence: bool = True
+    """False: after a crash a disk holds nothing of what the protocol wrote."""
+    sync: bool = True
+    """False: writes are reported durable before they are."""
+    sync_at_start: bool = True
+    """False: a restarted process believes what it reads without syncing it first."""
+    sessions_in_snapshots: bool = True
+    """False: a snapshot leaves the sessions out."""
+    forward_only: bool = True
+    """False: a snapshot is installed even over a newer state."""
+    same_disk: bool = True
+    """False: a replica whose disk was wiped passes for the one it was."""
