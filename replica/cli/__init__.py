@@ -29,6 +29,7 @@ CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
         "put": "replica.cli.data:put",
         "range": "replica.cli.data:range_",
         "serve": "replica.cli.serve:serve",
+        "simulate": "replica.cli.simulate:simulate",
         "status": "replica.cli.status:status",
         "txn": "replica.cli.txn:txn",
         "version": "replica.cli.version:version",

@@ -29,6 +29,9 @@ FAIL: Final = "fail"
 UNKNOWN: Final = "unknown"
 PENDING: Final = "pending"
 
+PATIENCE_FACTOR_MAX: Final = 16.0
+"""How much longer than the first attempt a client may come to wait for an answer."""
+
 
 class Seen(msgspec.Struct):
     """One operation as its client saw it. Times in seconds of the world's time."""
@@ -130,6 +133,7 @@ class Client:
         self._next_read = 1
         self._target: ReplicaId = 0
         self._progress = 0.0
+        self._patience_s = profile.attempt_s
         self._revisions: dict[bytes, int] = {}
         self._pumping = False
         self._resending = False
@@ -249,7 +253,10 @@ class Client:
             self._choose(None)
             self._open()
             self._progress = now
-        elif now - self._progress > profile.attempt_s and (self._session == 0 or self._runs or self._reads):
+        elif now - self._progress > self._patience_s and (self._session == 0 or self._runs or self._reads):
+            # Every repetition takes room in the log: clients that do not become more patient keep a slow cluster busy
+            # with nothing else.
+            self._patience_s = min(2 * self._patience_s, PATIENCE_FACTOR_MAX * profile.attempt_s)
             self._progress = now
             self._choose(None)
             self._resend_all()
@@ -270,6 +277,8 @@ class Client:
         self._pumping = False
         if not self._session:
             return
+        if not self._runs:
+            self._patience_s = self.profile.attempt_s
         while self.budget > 0 and len(self._runs) + len(self._reads) < self.profile.window:
             self._issue()
             if self._think_s:

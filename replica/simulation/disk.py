@@ -91,6 +91,9 @@ class Disk:
         """The commit has succeeded: returns the highest number among the groups that are durable by it."""
         group = max(number for number, _ in self._flying)
         if self.honest:
+            # A sync takes along whatever was written before.
+            self._settle(self._cached)
+            self._cached = []
             self._settle(self._flying)
         else:
             self._cached.extend(self._flying)

@@ -221,8 +221,8 @@ class Host:
             # A monotonic clock begins anew with the machine.
             self.clock = Clock(self.world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=self.clock.rate)
             self._power_lost = False
-        if self.controls.sync_at_start:
-            self.disk.sync()
+        # What a process before this one wrote in the middle of a sync may be readable and not durable.
+        self.disk.sync()
         self.disk.incarnation += 1
         self.world.count("starts")
         self.world.trace.note(self.world.now, "start", self.replica)
@@ -793,8 +793,6 @@ class Process:
             return epoch == coordinator.epoch and coordinator.sealed is None and frontier > standing
         if epoch != coordinator.epoch:
             return epoch > coordinator.epoch
-        if not self.host.controls.forward_only:
-            return coordinator.sealed is None
         return coordinator.sealed is None and frontier > self.host.state.applied
 
     def _end_fetch(self, switch: _Switch) -> None:

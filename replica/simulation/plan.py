@@ -110,16 +110,27 @@ class FaultProfile(msgspec.Struct, frozen=True, kw_only=True):
     losses: bool = True
     """Records that rot, disks that are wiped: replicas that never come back."""
     clocks: bool = True
+    endurance: bool = True
+    """Partitions under which a healed cluster has to make progress: for protocols whose leader can be replaced."""
     changes: bool = True
     """Replacement of members, snapshots on demand, changes of leader."""
 
 
 PROFILES: Final = {
     "none": FaultProfile(
-        network=False, partitions=False, crashes=False, disks=False, losses=False, clocks=False, changes=False
+        network=False,
+        partitions=False,
+        crashes=False,
+        disks=False,
+        losses=False,
+        clocks=False,
+        changes=False,
+        endurance=False,
     ),
     "network": FaultProfile(crashes=False, disks=False, losses=False, clocks=False, changes=False),
-    "crashes": FaultProfile(network=False, partitions=False, losses=False, clocks=False, changes=False),
+    "crashes": FaultProfile(
+        network=False, partitions=False, losses=False, clocks=False, changes=False, endurance=False
+    ),
     "all": FaultProfile(),
 }
 
@@ -185,7 +196,7 @@ def draw_plan(
         clients=clients,
         faults=_faults(draw, unit, chaos, spec, faults),
         demand=draw.randrange(5, 15),
-        endurance=draw.choice(ENDURED) if faults.partitions and draw.random() < 0.3 else "",
+        endurance=draw.choice(ENDURED) if faults.endurance and draw.random() < 0.3 else "",
     )
 
 
@@ -287,7 +298,7 @@ def _faults(
         for _ in range(draw.randrange(1, 4)):
             faults.extend(_STORIES[draw.randrange(len(_STORIES))](draw, unit, draw.uniform(0.05, 0.8) * chaos))
     faults.sort(key=lambda fault: fault.at)
-    return tuple(faults)
+    return tuple(fault for fault in faults if fault.at < chaos)
 
 
 # ------------------------------------------------------------------------------------------------------------ stories
@@ -412,7 +423,23 @@ def _aftershock(draw: random.Random, unit: float, at: float) -> list[Fault]:
     ]
 
 
-_STORIES: Final = (_usurped, _stalled, _chased, _flapping, _left_behind, _pendulum, _aftershock)
+def _relapse(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A process dies while it syncs, its successor reads what was never synced, and the machine loses power."""
+    soon = unit * _log(draw, 0.02, 0.5)
+    return [
+        Fault(
+            at=at,
+            kind="crash",
+            target=draw.choice((LEADER, ANY)),
+            detail="process/before a commit is reported",
+            number=float(draw.randrange(1, 4)),
+            seconds=unit * 0.01,
+        ),
+        Fault(at=at + soon, kind="power cut", seconds=unit * _log(draw, 0.02, 0.3)),
+    ]
+
+
+_STORIES: Final = (_usurped, _stalled, _chased, _flapping, _left_behind, _pendulum, _aftershock, _relapse)
 
 
 def _fault(draw: random.Random, kind: str, unit: float, chaos: float) -> Fault:

@@ -21,7 +21,7 @@ from replica.simulation.network import LinkProfile, Network
 from replica.simulation.oracle import Oracle
 from replica.simulation.plan import LEADER, OTHER, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
 from replica.simulation.violation import Violation
-from replica.simulation.witness import WITNESSES, Controls, Witness
+from replica.simulation.witness import WITNESSES, Controls, MultiPaxosWitness, Witness
 from replica.simulation.world import World
 
 LIVENESS_UNITS: Final = 20.0
@@ -206,6 +206,8 @@ class Simulation:
         if center is None:
             center = self.draw.choice(self._members())
         pairs = self._pairs(shape, center.replica)
+        if not self._endurable(pairs):
+            return
         self.world.trace.say(self.world.now, "--", f"to be endured: {shape} around {center.name}")
         self.network.block(pairs, hold=False)
         self.world.count(f"endured: {shape}")
@@ -214,7 +216,9 @@ class Simulation:
             client.hurry(2)
         while not all(client.idle for client in self.clients):
             if self.world.now > began + LIVENESS_UNITS * unit:
-                raise Violation("progress under a partial partition", f"{shape} around {center.name}: {self._stuck(0)}")
+                raise Violation(
+                    "progress under a partial partition", f"{shape} around {center.name}: {self._stuck(LIVENESS_UNITS)}"
+                )
             self.world.run(self.world.now + unit / 4)
         self.world.run(max(self.world.now, began + CALM_AFTER_UNITS * unit))
         leaders: list[str] = []
@@ -230,6 +234,18 @@ class Simulation:
                 f"{shape} around {center.name}: within {CALM_UNITS:g} election timeouts {', then '.join(leaders)} led",
             )
         self.network.unblock(pairs)
+
+    def _endurable(self, pairs: list[tuple[int, int]]) -> bool:
+        """Is there a replica that hears, and is heard by, enough others?"""
+        blocked = set(pairs)
+        members = self.configuration.replicas
+        return any(
+            self.witness.suffices(
+                self.configuration,
+                {one} | {other for other in members if not {(one, other), (other, one)} & blocked},
+            )
+            for one in members
+        )
 
     def _heal(self) -> None:
         self.healed = True
@@ -281,7 +297,7 @@ class Simulation:
         if self.change is not None:
             waiting.append(f"the operator wants epoch {self.change.epoch}")
         return (
-            f"no quiet within {units:g} election timeouts, with nothing in the way "
+            f"no quiet within {units:g} election timeouts "
             f"({len(self.oracle.decisions)} positions decided): {'; '.join(lines + waiting)}"
         )
 
@@ -310,6 +326,7 @@ class Simulation:
             faults=self.faults,
             recovery_units=recovery,
             counters=dict(sorted(world.counters.items())),
+            skipped=() if self.witness.checks else MultiPaxosWitness.checks,
             trace=tuple(world.trace.lines),
         )
 
@@ -386,11 +403,13 @@ class Simulation:
         left = [
             member for member in self._members() if member is not host and member.disk.admitted and not member.doomed
         ]
-        return len(left) > len(self.configuration.members) // 2
+        return self.witness.suffices(self.configuration, {member.replica for member in left})
 
     # --------------------------------------------------------------------------------------------------------- faults
 
     def _strike(self, fault: Fault) -> None:
+        if self.healed:
+            return
         struck = _STRIKES[fault.kind](self, fault)
         if struck:
             self.faults += 1
@@ -717,6 +736,7 @@ def run(
         replay = (
             f"synod simulate --protocol {spec.name} --replicas {replicas} --faults {profile} "
             f"--operations {operations} --replay {seed} --trace"
+            + "".join(f" --option {name}={value}" for name, value in sorted((options or {}).items()))
         )
         text = f"{type(error).__name__}: {error} (at {simulation.world.now:.6f} s)"
         raise SimulationFailure(check, seed, text, replay, simulation.world.trace.lines) from error

@@ -8,6 +8,7 @@ remembers what a replica has said before.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from replica.consensus.interface import Command, Configuration, Message, ProtocolSpec, ReplicaId, parse_options
 from replica.consensus.multipaxos.messages import Accept, Accepted, HeartbeatAck, Prepare, Promised
 from replica.consensus.multipaxos.options import quorums_of
+from replica.consensus.quorums import Quorums
 from replica.simulation.violation import Violation
 
 
@@ -39,6 +41,10 @@ class Witness:
     checks: tuple[str, ...] = ()
     """Names of what is checked."""
 
+    def suffices(self, configuration: Configuration, replicas: AbstractSet[ReplicaId]) -> bool:
+        """Can these members, in touch with each other, elect and decide without the others?"""
+        return len(replicas) > len(configuration.members) // 2
+
     def sent(self, replica: ReplicaId, message: Message) -> None:
         """A replica sends ``message``. Raises `Violation`."""
 
@@ -59,8 +65,21 @@ class MultiPaxosWitness(Witness):
 
     def __init__(self, spec: ProtocolSpec) -> None:
         self._spec = spec
+        self._quorums: dict[int, Quorums] = {}
         self._proposed: dict[tuple[int, int, int, int], bytes] = {}
         self._promised: dict[ReplicaId, tuple[int, int, int]] = {}
+
+    def _quorums_of(self, configuration: Configuration) -> Quorums:
+        quorums = self._quorums.get(configuration.epoch)
+        if quorums is None:
+            quorums = quorums_of(configuration, parse_options(self._spec, configuration.options))
+            self._quorums[configuration.epoch] = quorums
+        return quorums
+
+    def suffices(self, configuration: Configuration, replicas: AbstractSet[ReplicaId]) -> bool:
+        """See the base."""
+        quorums = self._quorums_of(configuration)
+        return quorums.phase1(replicas) and quorums.phase2(replicas)
 
     def sent(self, replica: ReplicaId, message: Message) -> None:
         """See the base."""
@@ -100,8 +119,7 @@ class MultiPaxosWitness(Witness):
         ledgers: Mapping[ReplicaId, Ledger],
     ) -> None:
         """See the base."""
-        options = parse_options(self._spec, configuration.options)
-        quorums = quorums_of(configuration, options)
+        quorums = self._quorums_of(configuration)
         for command in commands:
             holders = {replica for replica in configuration.replicas if ledgers[replica].holds(command.payload)}
             if not quorums.phase2(holders):
@@ -146,11 +164,7 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """False: after a crash a disk holds nothing of what the protocol wrote."""
     sync: bool = True
     """False: writes are reported durable before they are."""
-    sync_at_start: bool = True
-    """False: a restarted process believes what it reads without syncing it first."""
     sessions_in_snapshots: bool = True
     """False: a snapshot leaves the sessions out."""
-    forward_only: bool = True
-    """False: a snapshot is installed even over a newer state."""
     same_disk: bool = True
     """False: a replica whose disk was wiped passes for the one it was."""

@@ -15,7 +15,7 @@ from tests.simulation.primary import PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RECOVERABLE = FaultProfile(losses=False)
+RECOVERABLE = FaultProfile(losses=False, endurance=False)
 """Everything but the loss of a disk, which a protocol with one fixed primary cannot outlive."""
 
 
@@ -47,7 +47,7 @@ def test_the_same_seed_is_the_same_run_under_another_hash_seed():
     program = (
         "from tests.simulation.primary import PROTOCOL\n"
         "from replica.simulation import FaultProfile, run\n"
-        "print(run(11, PROTOCOL, 5, FaultProfile(losses=False), operations=150).digest)"
+        "print(run(11, PROTOCOL, 5, FaultProfile(losses=False, endurance=False), operations=150).digest)"
     )
     digests = {
         subprocess.run(

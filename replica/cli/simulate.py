@@ -1,0 +1,210 @@
+"""`synod simulate`: try a protocol in the deterministic world, many seeds at once, or one again in detail."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from replica.simulation import Report
+
+FAULT_PROFILES: Final = ("all", "crashes", "network", "none")
+
+COVERAGE_RUNS: Final = 200
+"""From so many runs on, something that never happened fails the command."""
+
+FAILURES_MAX: Final = 10
+"""After so many failing seeds the rest is not worth the time."""
+
+
+def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> range:
+    """``A:B`` (from A up to but without B) or ``N`` (from 0 on, N of them). Raises a usage error for anything else."""
+    first, colon, last = value.partition(":")
+    try:
+        seeds = range(int(first), int(last)) if colon else range(int(first))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not of the form A:B, such as 0:200", ctx, param) from None
+    if not seeds:
+        raise click.BadParameter(f"{value!r} is empty: the second number must exceed the first", ctx, param)
+    return seeds
+
+
+@click.command()
+@click.option("--protocol", required=True, help="A protocol's name, or path/to/file.py:ATTRIBUTE.")
+@click.option("--seeds", callback=parse_seeds, default="0:100", show_default=True, help="From A up to but without B.")
+@click.option("--replicas", type=click.IntRange(1, 9), default=3, show_default=True)
+@click.option("--faults", type=click.Choice(FAULT_PROFILES), default="all", show_default=True)
+@click.option("--operations", type=click.IntRange(1), default=500, show_default=True, help="Of all clients, a run.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the protocol, kept fixed.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the seeds.")
+@click.option("--replay", type=int, metavar="SEED", help="Run this seed alone.")
+@click.option("--trace", is_flag=True, help="With --replay: print who did what, and when.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def simulate(
+    *,
+    protocol: str,
+    seeds: range,
+    replicas: int,
+    faults: str,
+    operations: int,
+    options: tuple[str, ...],
+    jobs: int,
+    replay: int | None,
+    trace: bool,
+    as_json: bool,
+) -> None:
+    """Try a protocol in the deterministic world.
+
+    Each seed is a run of a whole cluster, with its own faults; a seed that fails is printed with the command that
+    repeats it exactly.
+
+    \b
+    Exit status:
+      0  all runs were clean
+      1  some run was not, or over many runs something was never covered
+      2  wrong usage
+    """
+    from replica.consensus.interface import ConfigurationError
+    from replica.consensus.registry import find_protocol
+    from replica.simulation import PROFILES
+
+    try:
+        spec = find_protocol(protocol)
+        fixed = _parse_options(spec, options)
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+    if trace and replay is None:
+        raise click.UsageError("--trace shows one run: name it with --replay SEED")
+    how = (protocol, replicas, faults, operations, fixed)
+    if replay is not None:
+        _replay(how, replay, trace=trace, as_json=as_json)
+        return
+    from replica.simulation.survey import Survey, expected
+
+    survey = Survey()
+    failures: list[tuple[int, str, str]] = []
+    began = time.perf_counter()
+    with click.progressbar(length=len(seeds), label="seeds", file=sys.stderr) as bar:
+        for seed, report, check, text in _results(how, seeds, jobs):
+            bar.update(1)
+            if report is not None:
+                survey.add(report)
+                continue
+            failures.append((seed, check, text))
+            if len(failures) >= FAILURES_MAX:
+                break
+    seconds = time.perf_counter() - began
+    failures.sort()
+    missing = []
+    if survey.runs >= COVERAGE_RUNS and not failures:
+        missing = survey.missing(expected(PROFILES[faults], spec.capabilities, replicas))
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "protocol": spec.name,
+                    "replicas": replicas,
+                    "runs": survey.runs,
+                    "events": survey.events,
+                    "operations": survey.operations,
+                    "succeeded": survey.succeeded,
+                    "seconds": seconds,
+                    "events_per_second": survey.events / seconds / jobs,
+                    "counters": survey.counters,
+                    "missing": missing,
+                    "failures": [{"seed": seed, "check": check, "text": text} for seed, check, text in failures],
+                }
+            )
+        )
+    else:
+        for line in survey.lines():
+            click.echo(line)
+        click.echo(f"{seconds:.1f} s with {jobs} jobs: {survey.events / seconds / jobs:.0f} events a second and job")
+        for _, _, text in failures:
+            click.echo(text, err=True)
+        if failures:
+            click.echo(f"{len(failures)} of {survey.runs + len(failures)} runs failed", err=True)
+        for name in missing:
+            click.echo(f"never covered: {name}", err=True)
+    if failures or missing:
+        sys.exit(1)
+
+
+def _parse_options(spec: Any, options: tuple[str, ...]) -> dict[str, Any]:
+    """Raises `ConfigurationError`."""
+    from replica.consensus.interface import ConfigurationError, parse_options
+
+    parsed: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--option {option!r} is not of the form NAME=VALUE")
+        try:
+            parsed[name] = json.loads(value)
+        except ValueError:
+            parsed[name] = value
+    parse_options(spec, parsed)
+    return parsed
+
+
+def _replay(how: tuple[Any, ...], seed: int, *, trace: bool, as_json: bool) -> None:
+    from replica.consensus.registry import find_protocol
+    from replica.simulation import SimulationFailure, run
+    from replica.simulation.survey import Survey
+
+    protocol, replicas, faults, operations, options = how
+    try:
+        report = run(
+            seed,
+            find_protocol(protocol),
+            replicas,
+            faults,
+            operations=operations,
+            options=options,
+            readable=trace,
+        )
+    except SimulationFailure as failure:
+        for line in failure.trace:
+            click.echo(line)
+        click.echo(str(failure), err=True)
+        sys.exit(1)
+    for line in report.trace:
+        click.echo(line)
+    if as_json:
+        click.echo(json.dumps({"seed": seed, "digest": report.digest, "counters": dict(report.counters)}))
+        return
+    survey = Survey()
+    survey.add(report)
+    for line in survey.lines():
+        click.echo(line)
+    click.echo(f"digest {report.digest}")
+
+
+def _results(how: tuple[Any, ...], seeds: range, jobs: int) -> Iterator[tuple[int, Report | None, str, str]]:
+    """Seed, report (None for a failure), and for a failure the check and the text, in the order of completion."""
+    if jobs == 1:
+        for seed in seeds:
+            yield _one((how, seed))
+        return
+    import multiprocessing
+
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        yield from pool.imap_unordered(_one, [(how, seed) for seed in seeds], chunksize=4)
+
+
+def _one(task: tuple[tuple[Any, ...], int]) -> tuple[int, Report | None, str, str]:
+    from replica.consensus.registry import find_protocol
+    from replica.simulation import SimulationFailure, run
+
+    (protocol, replicas, faults, operations, options), seed = task
+    try:
+        report = run(seed, find_protocol(protocol), replicas, faults, operations=operations, options=options)
+    except SimulationFailure as failure:
+        return seed, None, failure.check, str(failure)
+    return seed, report, "", ""

@@ -1,0 +1,133 @@
+"""What many runs came to, added up: what was injected, what was covered, and what never happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from replica.consensus.interface import Capabilities
+from replica.simulation.plan import FaultProfile
+from replica.simulation.runner import Report
+
+_ALWAYS: Final = ("runs retried", "groups merged into one transaction", "snapshots taken")
+_NETWORK: Final = ("frames lost", "frames duplicated", "frames reordered")
+_PARTITIONS: Final = (
+    "frames lost in a partition",
+    "frames released after a partition",
+    "fault: partition",
+    "fault: reset",
+    "fault: slow link",
+    "snapshots installed",
+)
+_CRASHES: Final = (
+    "fault: crash",
+    "fault: power cut",
+    "fault: pause",
+    "fault: shut down",
+    "fault: rolling restart",
+    "unsynced writes lost",
+    "states rebuilt from snapshot and log",
+    "leader changes",
+    "leader changes with proposals in flight",
+)
+_DISKS: Final = ("fault: slow disk", "fault: failed sync", "slow syncs")
+_LOSSES: Final = (
+    "fault: corrupt",
+    "fault: wipe",
+    "replicas stopped by a corrupt record",
+    "replicas stopped because their disk is another",
+)
+_CLOCKS: Final = ("fault: clock jump", "fault: clock rate")
+_CHANGES: Final = ("fault: snapshot", "fault: yield", "fault: client crash", "fault: client move")
+_MEMBERS: Final = ("fault: replace", "epoch switches", "snapshots sealed")
+
+
+def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -> tuple[str, ...]:
+    """The counters of which none may stay at zero over a good number of runs."""
+    names = list(_ALWAYS)
+    if profile.network:
+        names += _NETWORK
+    if profile.partitions:
+        names += _PARTITIONS
+    if profile.crashes:
+        names += _CRASHES
+    if profile.disks:
+        names += _DISKS
+    if profile.losses:
+        names += _LOSSES
+    if profile.clocks:
+        names += _CLOCKS
+    if profile.changes:
+        names += _CHANGES
+        if capabilities.reconfiguration:
+            names += _MEMBERS
+    alone = {"frames", "leader", "fault: reset", "fault: slow", "snapshots installed", "replicas stopped", "fault: wi"}
+    if replicas == 1:
+        names = [name for name in names if not any(name.startswith(start) for start in alone)]
+    return tuple(names)
+
+
+class Survey:
+    """The sum of reports."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.events = 0
+        self.virtual_s = 0.0
+        self.operations = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.unknown = 0
+        self.positions = 0
+        self.faults = 0
+        self.checked = 0
+        self.slowest_recovery = 0.0
+        self.fewest_operations = 0
+        self.fewest_faults = 0
+        self.least_success = 1.0
+        self.counters: dict[str, int] = {}
+        self.skipped: tuple[str, ...] = ()
+
+    def add(self, report: Report) -> None:
+        """Count a run in."""
+        first = self.runs == 0
+        self.runs += 1
+        self.events += report.events
+        self.virtual_s += report.virtual_s
+        self.operations += report.operations
+        self.succeeded += report.succeeded
+        self.failed += report.failed
+        self.unknown += report.unknown
+        self.positions += report.positions
+        self.faults += report.faults
+        self.checked += report.checked
+        self.slowest_recovery = max(self.slowest_recovery, report.recovery_units)
+        self.fewest_operations = report.operations if first else min(self.fewest_operations, report.operations)
+        self.fewest_faults = report.faults if first else min(self.fewest_faults, report.faults)
+        self.least_success = min(self.least_success, report.succeeded / max(1, report.operations))
+        self.skipped = report.skipped
+        for name, number in report.counters.items():
+            self.counters[name] = self.counters.get(name, 0) + number
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Which of these never happened."""
+        return [name for name in names if not self.counters.get(name)]
+
+    def lines(self) -> list[str]:
+        """The summary for people."""
+        runs = (
+            f"{self.runs} runs, {self.virtual_s:.0f} s of virtual time, {self.events} events, "
+            f"{self.positions} positions decided, {self.faults} faults (at least {self.fewest_faults} a run)"
+        )
+        operations = (
+            f"{self.operations} operations (at least {self.fewest_operations} a run): {self.succeeded} succeeded "
+            f"(at least {self.least_success:.0%} in a run), {self.failed} failed for certain, "
+            f"{self.unknown} have an unknown outcome; {self.checked} were held against real time"
+        )
+        recovery = f"healed clusters were back within {self.slowest_recovery:.2f} election timeouts"
+        lines = [runs, operations, recovery]
+        if self.skipped:
+            lines.append(f"not checked, for want of a witness of this protocol: {', '.join(self.skipped)}")
+        width = max(map(len, self.counters), default=0)
+        lines += [f"  {name:<{width}}  {number}" for name, number in sorted(self.counters.items())]
+        return lines

@@ -1,0 +1,64 @@
+"""The command `synod simulate`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from replica.cli import main
+
+
+@pytest.fixture
+def synod():
+    return lambda *arguments: CliRunner().invoke(main, ["simulate", *arguments])
+
+
+def test_clean_seeds_exit_with_zero_and_a_summary(synod):
+    result = synod("--protocol", "null", "--replicas", "1", "--seeds", "0:3", "--operations", "30", "--json")
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["runs"] == 3
+    assert summary["operations"] >= 90
+    assert summary["failures"] == []
+
+
+def test_a_failing_seed_is_named_with_its_replay_and_the_replay_fails_the_same_way(synod, tmp_path):
+    protocol = tmp_path / "broken.py"
+    protocol.write_text(
+        "from replica.consensus.multipaxos.planted import planted\nPROTOCOL = planted('phase 1b omits decided slots')\n"
+    )
+    name = f"{protocol}:PROTOCOL"
+    result = synod("--protocol", name, "--seeds", "0:8", "--json")
+    assert result.exit_code == 1
+    failure = json.loads(result.stdout)["failures"][0]
+    assert f"--replay {failure['seed']} --trace" in failure["text"]
+    again = synod("--protocol", name, "--replay", str(failure["seed"]), "--trace")
+    assert again.exit_code == 1
+    assert again.stderr.strip() == failure["text"].strip()
+    assert "-> r2" in again.stdout
+
+
+def test_a_replay_prints_its_digest(synod):
+    one, other = (
+        synod("--protocol", "null", "--replicas", "1", "--replay", "5", "--operations", "30") for _ in range(2)
+    )
+    assert one.exit_code == 0
+    assert "digest " in one.stdout
+    assert one.stdout == other.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--protocol", "nope"], "multipaxos"),
+        (["--protocol", "null", "--seeds", "5:5"], "is empty"),
+        (["--protocol", "null", "--seeds", "five"], "form A:B"),
+        (["--protocol", "null", "--trace"], "--replay"),
+        (["--protocol", "multipaxos", "--option", "windows=3"], "no such option"),
+        (["--protocol", "null", "--faults", "rain"], "crashes"),
+    ],
+)
+def test_wrong_usage_says_what_is_right(synod, arguments, reason):
+    result = synod(*arguments)
+    assert result.exit_code == 2
+    assert reason in result.stderr
