@@ -33,6 +33,10 @@ PATIENCE_FACTOR_MAX: Final = 16.0
 """How much longer than the first attempt a client may come to wait for an answer."""
 
 
+FAILED_SHARE_MAX: Final = 0.25
+"""Share of its operations that a client lets go because a refusal was definite."""
+
+
 class Seen(msgspec.Struct):
     """One operation as its client saw it. Times in seconds of the world's time."""
 
@@ -129,6 +133,7 @@ class Client:
         self._acknowledged = 0
         self._finished: set[int] = set()
         self._runs: dict[int, _Run] = {}
+        self._failed = 0
         self._reads: dict[int, tuple[Seen, float]] = {}
         self._next_read = 1
         self._target: ReplicaId = 0
@@ -458,8 +463,14 @@ class Client:
         if frame.session != self._session or run is None:
             return
         self._world.count("definite refusals" if frame.definite else "indefinite refusals")
-        if frame.definite and run.attempts == 1 and self._draw.random() < self.profile.believe:
+        if (
+            frame.definite
+            and run.attempts == 1
+            and self._failed < FAILED_SHARE_MAX * self.issued
+            and self._draw.random() < self.profile.believe
+        ):
             del self._runs[run.first]
+            self._failed += run.count
             self._world.count("operations failed for certain", run.count)
             for offset, seen in enumerate(run.seen):
                 self._close(seen, FAIL)
