@@ -34,8 +34,8 @@ _CHANNEL_OPTIONS: Final[Mapping[str, int]] = {
 
 
 _INHERITED: Final = (
-    "this process was forked on the thread of an event loop that was using gRPC, which does not survive that: start "
-    "children with spawn or forkserver, fork on another thread, or close the store before"
+    "this process was forked while gRPC was in use, which gRPC does not survive: start children with spawn or "
+    "forkserver, or fork on another thread than the event loop's and with nobody else using gRPC"
 )
 
 

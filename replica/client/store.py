@@ -1,27 +1,17 @@
-"""The asynchronous face of the store.
-
-Forking. A child must not go on with its parent's session (the cluster would take its operations for repetitions of the
-parent's), and cannot use the parent's network library: threads do not survive a fork. So before a fork every store
-object lets go of its stream, and gRPC with it ends its threads; afterwards the parent goes on with its session, and
-sends again what was outstanding, while the child begins anew. Only a fork on the thread of the event loop itself comes
-too suddenly for that: gRPC is then of no use in the child, and says so.
-"""
+"""The asynchronous face of the store."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
-import os
 import random
-import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 from replica.client import transaction as transactions
 from replica.client.connection import Connection
 from replica.client.errors import Closed, InvalidArgument, TooLarge
+from replica.client.forking import GUARD
 from replica.client.grpc_port import GrpcPort
 from replica.client.options import Consistency, OptionFields, Options, make_options, wire_consistency
 from replica.client.port import Port, PortFactory, open_port
@@ -56,11 +46,6 @@ from replica.kv.operations import (
 R = TypeVar("R")
 Future = asyncio.Future
 
-logger = logging.getLogger("replica.client")
-
-SUSPEND_TIMEOUT_S: Final = 5.0
-"""How long a fork waits for a stream to be left."""
-
 
 class AsyncStore:
     """A client of one cluster, for one event loop. Made by `connect_async`; nothing is contacted before the first
@@ -94,7 +79,7 @@ class AsyncStore:
         self._suspended = False
         self._random = random.Random()
         opener(url, options.port_options())  # a URL that makes no sense is refused where it is given
-        _LIVE.add(self)
+        GUARD.watch(self)
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -382,6 +367,11 @@ class AsyncStore:
             self._nearby = self._connect(follow_leader=False)
         return self._nearby
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The event loop on which the store is in use."""
+        return self._loop
+
     async def suspend(self) -> None:
         """Let go of the network until `resume`, for a fork."""
         self._suspended = True
@@ -400,7 +390,7 @@ class AsyncStore:
     def _forget(self) -> None:
         self._loop = self._port = self._main = self._nearby = None
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
         """In a child process: sequences of the parent's session must not be used twice."""
         in_use = self._loop is not None and not self._loop.is_closed() and not self._suspended
         if in_use and isinstance(self._port, GrpcPort):
@@ -408,7 +398,7 @@ class AsyncStore:
         self._submit = self._not_bound
         self._suspended = False
         if self._main is not None:
-            _LEFT_BEHIND.append(self._main)
+            GUARD.leave_behind(self._main)
         self._forget()
         self._random = random.Random()
 
@@ -444,45 +434,3 @@ def _bad_value(value: bytes) -> TooLarge:
 
 
 _STALE = wire_consistency("stale")
-
-_LIVE: Final[weakref.WeakSet[AsyncStore]] = weakref.WeakSet()
-"""Whom a fork concerns."""
-
-_SUSPENDED: Final[list[AsyncStore]] = []
-"""Who let go of the network for the fork that is under way."""
-
-_LEFT_BEHIND: Final[list[Connection]] = []
-"""In a child: what belongs to the parent, kept from being collected, since that would call into gRPC."""
-
-
-def _before_fork() -> None:
-    for store in list(_LIVE):
-        loop = store._loop
-        if loop is None or not loop.is_running() or asyncio._get_running_loop() is loop:
-            # Nothing to let go of; or nobody who could: the fork happens on the loop's own thread.
-            continue
-        try:
-            asyncio.run_coroutine_threadsafe(store.suspend(), loop).result(SUSPEND_TIMEOUT_S)
-        except TimeoutError:
-            logger.warning("%r did not let go of the network before a fork: its loop is busy", store)
-        else:
-            _SUSPENDED.append(store)
-    if _SUSPENDED:
-        # gRPC ends its threads with its last channel, and channels take part in cycles of references.
-        gc.collect()
-
-
-def _after_fork_in_parent() -> None:
-    for store in _SUSPENDED:
-        if store._loop is not None:
-            store._loop.call_soon_threadsafe(store.resume)
-    _SUSPENDED.clear()
-
-
-def _after_fork_in_child() -> None:
-    _SUSPENDED.clear()
-    for store in list(_LIVE):
-        store._begin_anew()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

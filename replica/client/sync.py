@@ -8,7 +8,6 @@ caller's loop is not used, and no policy is set.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import threading
 import time
@@ -20,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
 from replica.client.errors import Closed, Conflict, InvalidArgument
+from replica.client.forking import GUARD
 from replica.client.options import Consistency, OptionFields, Options, make_options
 from replica.client.port import PortFactory, open_port
 from replica.client.ranges import AsyncRange, Text
@@ -110,7 +110,7 @@ class Store:
         self._lock = threading.Lock()
         self._closed = False
         opener(url, options.port_options())  # a URL that makes no sense is refused where it is given
-        _LIVE.add(self)
+        GUARD.watch_face(self)
 
     # ------------------------------------------------------------------------------------------------------ writing
 
@@ -344,13 +344,12 @@ class Store:
         background = self._running()
         return background.call(lambda: start(background.store))
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
         """In a child process: the thread stayed behind in the parent, and its session is the parent's."""
         if self._finalizer is not None:
             self._finalizer.detach()
         if self._background is not None:
-            # Its loop must not be collected: closing it would take the parent's file descriptors out of their epoll.
-            _LEFT_BEHIND.append(self._background)
+            GUARD.leave_behind(self._background)
         self._background = self._finalizer = None
         self._lock = threading.Lock()
 
@@ -465,18 +464,3 @@ def connect(url: str, **options: Unpack[OptionFields]) -> Store:
 def _rebuild(kind: type[Store], url: str, options: Options, opener: PortFactory) -> Store:
     """What a pickled store is made of."""
     return kind(url, options, opener=opener)
-
-
-_LIVE: weakref.WeakSet[Store] = weakref.WeakSet()
-"""Whom a fork concerns."""
-
-_LEFT_BEHIND: Final[list[Background]] = []
-"""In a child: what belongs to the parent."""
-
-
-def _after_fork_in_child() -> None:
-    for store in list(_LIVE):
-        store._begin_anew()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -14,7 +14,17 @@ from typing import Any
 
 import pytest
 
-from replica.client import AsyncStore, Closed, ConditionFailed, Conflict, InvalidArgument, Store, Unavailable, connect
+from replica.client import (
+    AsyncStore,
+    Closed,
+    ConditionFailed,
+    Conflict,
+    InvalidArgument,
+    Store,
+    Unavailable,
+    connect,
+    forking,
+)
 from replica.client.grpc_port import GrpcPort
 from replica.client.options import make_options
 from tests.support.doubles import ClusterDouble, DoublePort
@@ -169,7 +179,7 @@ def test_a_forgotten_store_is_closed(cluster):
 def test_a_store_that_is_not_closed_does_not_hold_up_the_exit(server):
     program = f"from replica.client import connect; s = connect({server!r}); print(s.put('a', '1').revision)"
     result = subprocess.run(
-        [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, timeout=100, check=False
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
 
@@ -309,7 +319,7 @@ def test_a_child_begins_anew_even_without_a_network(monkeypatch):
 
     async def use() -> None:
         await store.put("a", "1")
-        store._begin_anew()
+        store.begin_anew()
         await store.put("a", "2")
         await store.close()
 
@@ -324,3 +334,19 @@ def test_unreachable_endpoints_are_told_of():
 
 def test_the_store_is_what_connect_returns():
     assert isinstance(connect("127.0.0.1:1"), Store)
+
+
+def test_a_child_is_told_when_somebody_else_used_grpc_at_the_fork(monkeypatch):
+    monkeypatch.setattr(GrpcPort, "inherited", False)
+    monkeypatch.setattr(forking, "QUIET_TIMEOUT_S", 0.0)
+    guard = forking.ForkGuard()
+    busy = threading.Event()
+    thread = threading.Thread(target=busy.wait, name="Thread-1 (_poll_wrapper)")
+    thread.start()
+    try:
+        guard.before()
+    finally:
+        busy.set()
+        thread.join()
+    guard.after_in_child()
+    assert GrpcPort.inherited
