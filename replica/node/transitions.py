@@ -22,6 +22,7 @@ from replica.kv.layout import CorruptState
 from replica.kv.machine import StateMachine
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
+from replica.storage.snapshots import SnapshotTask, SnapshotWritten
 from replica.transport import SnapshotError, SnapshotQuery, SnapshotRefused, SnapshotSource, SnapshotUnserved
 
 from .errors import NodeFailure
@@ -153,7 +154,7 @@ class Transitions:
         frontier = replica.machine.applied
         task = storage.begin_snapshot(msgspec.structs.replace(coordinator.anchor, frontier=frontier))
         try:
-            written = await asyncio.to_thread(task.write)
+            written = await self._write(task)
         except (StorageError, OSError) as error:
             raise NodeFailure(f"the snapshot cannot be written: {error}") from error
         async with self._at_rest():
@@ -166,6 +167,20 @@ class Transitions:
         replica.metrics.snapshots_taken += 1
         replica.log.info("snapshot taken", frontier=frontier, bytes=written.bytes)
         return SnapshotReport(frontier, written.bytes)
+
+    async def _write(self, task: SnapshotTask) -> SnapshotWritten:
+        """Write a snapshot on a worker thread. Whoever is cancelled here has the thread stop first: it reads the state,
+        which is closed next.
+        """
+        writing = asyncio.ensure_future(asyncio.to_thread(task.write))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([writing])
+            if not writing.cancelled():
+                writing.exception()  # it was given up: whatever came of it is of no use
+            raise
 
     # ----------------------------------------------------------------------------------------- the next epoch
 
@@ -182,7 +197,7 @@ class Transitions:
             replica.log.info("epoch sealed", epoch=coordinator.epoch, frontier=sealed.frontier)
             self.commit_state()
             task = replica.storage.begin_snapshot(coordinator.anchor_after_seal(""))
-            await asyncio.to_thread(task.write)
+            await self._write(task)
             async with self._at_rest():
                 await replica.loop.commit(coordinator.anchor_writes(task.anchor))
                 replica.storage.snapshot_taken(task.anchor)

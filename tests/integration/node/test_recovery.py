@@ -122,6 +122,21 @@ async def test_snapshots_are_taken_by_themselves(tmp_path):
         await eventually(lambda: len(list(snapshots.glob("*.snapshot"))) == 1, "only the newest snapshot kept")
 
 
+async def test_a_replica_that_stops_gives_up_the_snapshot_that_it_is_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr("replica.storage.snapshots.PAUSE_S", 0.5)
+    async with nodes(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            await session.put(b"key", b"value")
+        leader.spawn(leader.transitions.take_snapshot())
+        snapshots = Path(leader.config.data) / "snapshots"
+        await eventually(lambda: list((snapshots / "staging").iterdir()), "a snapshot being written")
+        await cluster.stop()
+        assert not list((snapshots / "staging").iterdir())
+        assert not list(snapshots.glob("*.snapshot"))
+
+
 async def test_a_state_that_is_not_trusted_is_rebuilt_from_snapshot_and_log(tmp_path):
     async with nodes(tmp_path, count=1) as cluster:
         await cluster.start()
