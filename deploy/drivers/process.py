@@ -21,6 +21,9 @@ from deploy.node_config import render
 POLL_S = 0.02
 """How often a process that should be going is looked at."""
 
+START_TIMEOUT_S = 5.0
+"""A process that shows no command line after this never will."""
+
 KILL_TIMEOUT_S = 10.0
 """A killed process that is still there after this is stuck in the kernel."""
 
@@ -52,6 +55,16 @@ class ProcessDriver(Driver):
                 setsid=True,
             )
         replica.formatted = True
+        self._await_command_line(folder, replica)
+
+    def _await_command_line(self, folder: Path, replica: ReplicaLayout) -> None:
+        """Return once the process can be told by its command line, or has ended already.
+
+        The kernel lets the parent go on a moment before it shows the child's new command line.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.alive(folder, replica) and _exists(replica.process) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
     def alive(self, folder: Path, replica: ReplicaLayout) -> bool:
         if not replica.process:
@@ -126,6 +139,14 @@ def _reap(process: int) -> None:
         os.waitpid(process, os.WNOHANG)
     except ChildProcessError:
         return
+
+
+def _exists(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _command_line(process: int) -> str:
