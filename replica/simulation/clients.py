@@ -411,7 +411,11 @@ class Client:
             return
         results = decode_results(frame.results, frame.count)
         if any(isinstance(result, kv.Failed) and result.code == kv.Failure.SESSION_UNKNOWN for result in results):
-            raise Violation("exactly once", f"session {self._session} is open and was answered as unknown")
+            self._oracle.forgotten(self._session)
+            self._world.count("sessions evicted")
+            self._abandon()
+            self._open()
+            return
         del self._runs[run.first]
         self._progress = self._world.now
         for offset, result in enumerate(results):

@@ -46,6 +46,7 @@ from replica.consensus.interface import (
     Stable,
     Yield,
 )
+from replica.kv.sessions import SESSIONS_MAX
 from replica.simulation import frames
 from replica.simulation.clock import Clock
 from replica.simulation.disk import Disk, DiskReader, EncodedWrite, encode_writes
@@ -91,6 +92,8 @@ class HostProfile(msgspec.Struct, frozen=True, kw_only=True):
     sync_max_s: float = 1.0
     """No sync takes longer, whatever befalls the disk: beyond that it would be a failed one."""
     turn_s: float = 0.0001
+    turn_tail: float = 0.0
+    turn_tail_s: float = 0.0
     apply_first: bool = True
     frames: bool = True
     snapshot_every: int = 200
@@ -151,6 +154,7 @@ class Host:
         profile: HostProfile,
         clock_rate: float = 1.0,
         controls: Controls | None = None,
+        sessions_max: int = SESSIONS_MAX,
     ) -> None:
         """A freshly formatted host. ``joining`` waits to be made a member by somebody else; ``configuration`` then
         only names peers to ask."""
@@ -163,6 +167,7 @@ class Host:
         self.name = f"r{replica}"
         self.crash_draw = world.generator(f"crash {replica}")
         self.disk_draw = world.generator(f"disk {replica}")
+        self.turn_draw = world.generator(f"turns {replica}")
         self._clock_draw = world.generator(f"clock {replica}")
         self.clock = Clock(world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=clock_rate)
         self.introduction = configuration
@@ -170,7 +175,8 @@ class Host:
         self.formats = 0
         self._ledger = oracle.ledgers[replica] = Ledger()
         self.disk = self._format()
-        self.state = StateHome()
+        self._sessions_max = sessions_max
+        self.state = StateHome(sessions_max=sessions_max)
         if not joining:
             anchor = Anchor(configuration=configuration)
             self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
@@ -185,6 +191,8 @@ class Host:
         self.retired = False
         """Taken out of service by the operator, after another has taken its place."""
         self.paused = False
+        self.armed_pause: tuple[str, float] | None = None
+        """A pause waiting for its boundary ("" is any), and how long it lasts."""
         self._deferred: list[tuple[Process, Callable[..., None], tuple[Any, ...]]] = []
         self.resume_at = 0.0
         self.restart_blocked = False
@@ -234,6 +242,7 @@ class Host:
         """The process dies; with ``power`` the machine does."""
         process = self.process
         self.armed = None
+        self.armed_pause = None
         if process is not None:
             process.dead = True
             self.process = None
@@ -275,7 +284,7 @@ class Host:
         self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
         self.disk.begin()
         self.disk.finish()
-        self.state = StateHome()
+        self.state = StateHome(sessions_max=self._sessions_max)
 
     def pause(self, seconds: float) -> None:
         """Everything on this host stands still; the clock does not."""
@@ -302,6 +311,7 @@ class Host:
     def heal(self) -> None:
         """Take every fault away: what is usable runs, with a clock that is right and a disk that is quick."""
         self.armed = None
+        self.armed_pause = None
         self.fail_next_sync = False
         self.sync_factor = 1.0
         self.clock.set_rate(self.world.now, 1.0)
@@ -324,8 +334,21 @@ class Host:
         if self.process is not None:
             self.process.enter(self.process.reset_peer, peer)
 
+    @property
+    def held_s(self) -> float:
+        """How long what leaves this host now is held up: the rest of a pause that began within the present turn."""
+        return max(0.0, self.resume_at - self.world.now) if self.paused else 0.0
+
     def boundary(self, name: str) -> None:
-        """A place between two effects. Raises `Crashed` when a crash was armed for it."""
+        """A place between two effects. Raises `Crashed` when a crash was armed for it.
+
+        A pause armed for it begins here: what the turn still sends leaves when the pause is over.
+        """
+        if self.armed_pause is not None and self.armed_pause[0] in {"", name}:
+            seconds = self.armed_pause[1]
+            self.armed_pause = None
+            self.world.count("pauses within a turn")
+            self.pause(seconds)
         armed = self.armed
         if armed is not None and (not armed.point or armed.point == name):
             armed.countdown -= 1
@@ -355,6 +378,7 @@ class Process:
         self.profile = host.profile
         self.incarnation = host.disk.incarnation
         self.dead = False
+        self._draw = host.turn_draw
         self.coordinator: Coordinator | None = None
         self.steps = 0
         self._inbox: deque[Event] = deque()
@@ -527,7 +551,7 @@ class Process:
 
     def _send(self, target: Endpoint, frame: Any, *, transfer_s: float = 0.0) -> None:
         self.trace.note(self.world.now, type(frame).__name__, self.replica)
-        self.host.network.send(self.replica, target, frame, transfer_s=transfer_s)
+        self.host.network.send(self.replica, target, frame, transfer_s=transfer_s + self.host.held_s)
 
     # --------------------------------------------------------------------------------- greetings, disks, admission
 
@@ -931,7 +955,11 @@ class Process:
     def _schedule_turn(self) -> None:
         if not self._turn_scheduled:
             self._turn_scheduled = True
-            self.world.after(self.profile.turn_s, self.enter, self._turn)
+            # Now and then the loop is busy with something else.
+            seconds = self.profile.turn_s
+            if self._draw.random() < self.profile.turn_tail:
+                seconds += self._draw.random() * self.profile.turn_tail_s
+            self.world.after(seconds, self.enter, self._turn)
 
     def rearm(self) -> None:
         """The clock has changed its pace: look at the timers anew."""
@@ -1035,7 +1063,7 @@ class Process:
 
     def _frame(self, peer: ReplicaId, epoch: int, messages: tuple[bytes, ...]) -> None:
         frame = frames.Messages(epoch, self.incarnation, self.disk.identity, messages)
-        self.host.network.send(self.replica, peer, frame)
+        self.host.network.send(self.replica, peer, frame, transfer_s=self.host.held_s)
 
     def _finish(self, turn: Turn) -> None:
         """The part of a turn that changes the state and answers clients."""

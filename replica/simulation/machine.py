@@ -17,6 +17,7 @@ from replica.kv.machine import Digest, StateMachine
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import OpenSession
 from replica.kv.runs import encode_operations, encode_results, pack_payload, unpack, validate_reads
+from replica.kv.sessions import SESSIONS_MAX
 from replica.storage.coordinator import Anchor
 
 
@@ -41,10 +42,14 @@ class Answer(msgspec.Struct, frozen=True):
 class StateHome:
     """The state environment of one host. It outlives the processes that use it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sessions_max: int = SESSIONS_MAX) -> None:
+        self._sessions_max = sessions_max
         self._store = MemoryStore()
         self._trusted = True
-        self._machine = StateMachine(self._store)
+        self._machine = self._build(self._store)
+
+    def _build(self, store: MemoryStore) -> StateMachine:
+        return StateMachine(store, sessions_max=self._sessions_max)
 
     # ----------------------------------------------------------------------------------------------------- lifecycle
 
@@ -60,7 +65,7 @@ class StateHome:
         A state that does not reach the anchor is no use either: the crash came between the anchor and the state.
         """
         if self._trusted:
-            self._machine = StateMachine(self._store)
+            self._machine = self._build(self._store)
             frontier = anchor.frontier
             assert isinstance(frontier, int)
             if self._machine.applied >= frontier:
@@ -72,13 +77,13 @@ class StateHome:
             self.load(image)
         else:
             self._store = MemoryStore()
-            self._machine = StateMachine(self._store)
+            self._machine = self._build(self._store)
         return True
 
     def load(self, image: Image) -> None:
         """Replace the state by a snapshot, durably as far as processes go."""
         self._store = image.store.copy()
-        self._machine = StateMachine(self._store)
+        self._machine = self._build(self._store)
         self._trusted = True
 
     def image(self, frontier: int, *, sessions: bool = True) -> Image:
@@ -89,7 +94,7 @@ class StateHome:
         self._machine.prepare()
         copy = self._store.copy()
         if frontier != self._machine.applied:
-            twin = StateMachine(copy)
+            twin = self._build(copy)
             twin.advance(frontier)
             twin.commit()
         if not sessions:

@@ -2,7 +2,7 @@
 
 The model executes every decided command exactly once, in order, on dictionaries. It shares the vocabulary of operations
 and results with `replica.kv` and not a line of its implementation, so that the two can be held against each other. It
-forgets nothing and bounds nothing: workloads that are judged by it stay below the limits of sessions and answers.
+forgets no result and bounds no answer: workloads that are judged by it stay below those limits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class _ConditionFailed(Exception):
 class Model:
     """The store as it ought to be after the commands executed so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, sessions_max: int) -> None:
+        """``sessions_max``: so many sessions are open at once; the one used least recently makes room for another."""
+        self._sessions_max = sessions_max
         self.revision = 0
         self.live: dict[bytes, Entry] = {}
         self.versions: dict[bytes, list[tuple[int, Entry | None]]] = {}
@@ -37,6 +39,9 @@ class Model:
         """Session ids by the nonce that asked for them."""
         self._sessions = 0
         self._acknowledged: dict[int, int] = {}
+        """What the client of each open session holds; ordered by last use."""
+        self.evicted: set[int] = set()
+        """Sessions that were open once."""
 
     # ------------------------------------------------------------------------------------------------------- commands
 
@@ -48,13 +53,17 @@ class Model:
             if command.session == 0:
                 for operation in payload.operations:
                     if isinstance(operation, kv.OpenSession):
+                        if len(self._acknowledged) >= self._sessions_max:
+                            oldest = next(iter(self._acknowledged))
+                            del self._acknowledged[oldest]
+                            self.evicted.add(oldest)
                         self._sessions += 1
                         self._acknowledged[self._sessions] = 0
                         self.openings.setdefault(operation.nonce, []).append(self._sessions)
                     else:
                         self._evaluate(operation)
                 continue
-            known = self._acknowledged.get(command.session)
+            known = self._acknowledged.pop(command.session, None)
             if known is None:
                 continue
             self._acknowledged[command.session] = known = max(known, payload.acknowledged)

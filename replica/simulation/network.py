@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from math import exp
 from typing import Any, TypeAlias
 
 import msgspec
@@ -49,10 +50,11 @@ class LinkProfile(msgspec.Struct, frozen=True, kw_only=True):
 class _Link:
     """One direction between two endpoints."""
 
-    __slots__ = ("accepted", "blocked", "connection", "held", "last_arrival", "profile")
+    __slots__ = ("accepted", "blocked", "connection", "factor", "held", "last_arrival", "profile")
 
-    def __init__(self, profile: LinkProfile) -> None:
+    def __init__(self, profile: LinkProfile, factor: float) -> None:
         self.profile = profile
+        self.factor = factor
         self.blocked = ""  # "", "drop" or "hold"
         self.held: list[tuple[int, Any]] = []
         self.connection = 1
@@ -63,8 +65,19 @@ class _Link:
 class Network:
     """Carries frames between endpoints of one world."""
 
-    def __init__(self, world: World, profile: LinkProfile, client_profile: LinkProfile | None = None) -> None:
-        """``profile`` is that of links between replicas, ``client_profile`` of those with a client at one end."""
+    def __init__(
+        self,
+        world: World,
+        profile: LinkProfile,
+        client_profile: LinkProfile | None = None,
+        *,
+        spread: float = 0.0,
+    ) -> None:
+        """``profile`` is that of links between replicas, ``client_profile`` of those with a client at one end.
+
+        The delays of each link are multiplied by a factor of its own between ``e**-spread`` and ``e**spread``.
+        """
+        self._spread = spread
         self._world = world
         self._random: random.Random = world.generator("network")
         self._profile = profile
@@ -97,7 +110,7 @@ class Network:
     def _carry(self, source: Endpoint, target: Endpoint, link: _Link, frame: Any, transfer_s: float) -> None:
         profile = link.profile
         draw = self._random
-        delay = profile.delay_s + draw.expovariate(1.0) * profile.jitter_s + transfer_s
+        delay = (profile.delay_s + draw.expovariate(1.0) * profile.jitter_s) * link.factor + transfer_s
         if profile.tail and draw.random() < profile.tail:
             delay += draw.uniform(0.0, 2.0) * profile.tail_s
         arrival = self._world.now + delay
@@ -182,7 +195,7 @@ class Network:
     def _link(self, source: Endpoint, target: Endpoint) -> _Link:
         link = self._links.get((source, target))
         if link is None:
-            link = self._links[source, target] = _Link(
-                self._client_profile if source < 0 or target < 0 else self._profile
-            )
+            profile = self._client_profile if source < 0 or target < 0 else self._profile
+            factor = exp(self._random.uniform(-self._spread, self._spread)) if self._spread else 1.0
+            link = self._links[source, target] = _Link(profile, factor)
         return link

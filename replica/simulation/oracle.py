@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from replica.consensus.interface import Command, Configuration, Deliver, ReplicaId, Sealed
 from replica.kv import operations as kv
+from replica.kv.sessions import SESSIONS_MAX
 from replica.simulation.machine import StateHome
 from replica.simulation.model import Model, same_result
 from replica.simulation.violation import Violation
@@ -28,14 +29,16 @@ Decision: TypeAlias = "tuple[Command, ...] | Configuration"
 class Oracle:
     """Judges one run while it happens."""
 
-    def __init__(self, world: World, configuration: Configuration, witness: Witness) -> None:
+    def __init__(
+        self, world: World, configuration: Configuration, witness: Witness, *, sessions_max: int = SESSIONS_MAX
+    ) -> None:
         """``configuration`` is that of the first epoch."""
         self._world = world
         self.configuration = configuration
         """Of the present epoch, as far as anybody has got."""
         self.witness = witness
         self.ledgers: dict[ReplicaId, Ledger] = {}
-        self.model = Model()
+        self.model = Model(sessions_max=sessions_max)
         self.decisions: list[Decision] = []
         """What was decided, by position less one."""
         self._at: dict[ReplicaId, int] = {}
@@ -141,6 +144,11 @@ class Oracle:
         """A client was told that its session is open."""
         if session not in self.model.openings.get(nonce, ()):
             raise Violation("acknowledged implies decided", f"session {session} was never opened for its nonce")
+
+    def forgotten(self, session: int) -> None:
+        """A client was told that its session is not known."""
+        if session not in self.model.evicted:
+            raise Violation("exactly once", f"session {session} is open and was answered as unknown")
 
     def acknowledged(self, session: int, sequence: int, result: kv.AnyResult) -> None:
         """A client has received a result."""

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from replica.consensus.interface import Options, ProtocolSpec
+from replica.kv.sessions import SESSIONS_MAX
 from replica.simulation.clients import ClientProfile
 from replica.simulation.host import HostProfile
 from replica.simulation.network import LinkProfile
@@ -68,6 +69,10 @@ ENDURED: Final = ("isolate", "deaf", "mute", "chain", "hub", "one link", "one di
 keep changing its leader."""
 
 
+VARIANTS: Final = {"multipaxos": ("fpaxos", "multipaxos")}
+"""Where a cluster may be moved to without leaving what its witness understands."""
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that goes wrong (or that an operator does) at ``at``; the other fields depend on the kind."""
 
@@ -96,6 +101,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     faults: tuple[Fault, ...]
     demand: int = 10
     """Operations that every client has to complete once everything is healed."""
+    sessions_max: int = SESSIONS_MAX
+    """Sessions that the cluster keeps open."""
+    spread: float = 0.0
+    """How unlike the links are: the delays of each are multiplied by a factor between ``e**-spread`` and ``e**spread``.
+    """
+    rivals: float = 0.0
+    """How often a second operator wants something else whenever a member is replaced."""
+    protocols: tuple[str, ...] = ()
+    """Protocols to which a change of members may move the cluster as well."""
     endurance: str = ""
     """A partition of `ENDURED` under which the healed cluster has to prove itself; empty for none."""
 
@@ -196,6 +210,10 @@ def draw_plan(
         clients=clients,
         faults=_faults(draw, unit, chaos, spec, faults),
         demand=draw.randrange(5, 15),
+        sessions_max=draw.choice((SESSIONS_MAX, SESSIONS_MAX, SESSIONS_MAX, 4, 8)),
+        spread=draw.choice((0.0, 0.0, 1.0, 2.0)) if faults.network else 0.0,
+        rivals=draw.choice((0.0, 0.5)),
+        protocols=draw.choice(((), VARIANTS.get(spec.name, ()))),
         endurance=draw.choice(ENDURED) if faults.endurance and draw.random() < 0.3 else "",
     )
 
@@ -229,6 +247,8 @@ def _host(draw: random.Random, unit: float, faults: FaultProfile) -> HostProfile
         sync_tail_s=_log(draw, 0.02, 1.0) * unit,
         sync_max_s=2.0 * unit,
         turn_s=_log(draw, 0.00001, 0.002) * unit,
+        turn_tail=draw.choice((0.0, 0.0, 0.02)),
+        turn_tail_s=_log(draw, 0.01, 0.3) * unit,
         apply_first=draw.random() < 0.5,
         frames=draw.random() < 0.7,
         snapshot_every=int(_log(draw, 8, 400)),
@@ -330,7 +350,7 @@ def _stalled(draw: random.Random, unit: float, at: float) -> list[Fault]:
     """A leader stands still for long, is replaced, and goes on where it was; its successors crash meanwhile."""
     lasts = unit * draw.uniform(0.8, 3.0)
     return [
-        Fault(at=at, kind="pause", target=LEADER, seconds=lasts),
+        Fault(at=at, kind="pause", target=LEADER, seconds=lasts, detail=draw.choice(("now", "", "before an answer"))),
         *(
             Fault(
                 at=at + lasts * draw.uniform(0.5, 1.05),
@@ -458,6 +478,7 @@ def _fault(draw: random.Random, kind: str, unit: float, chaos: float) -> Fault:
         seconds = _log(draw, 0.05, 2.0) * unit
     elif kind == "pause":
         seconds = _log(draw, 0.05, 3.0) * unit
+        detail = draw.choice(("now", "now", *(point for point in POINTS if point != "start")))
     elif kind == "partition":
         detail = draw.choice(PARTITIONS)
         seconds = _log(draw, 0.1, 5.0) * unit

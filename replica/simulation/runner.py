@@ -14,12 +14,13 @@ from typing import Final
 import msgspec
 
 from replica.consensus.interface import Configuration, Member, Options, ProtocolSpec, ReplicaId
+from replica.consensus.registry import find_protocol
 from replica.simulation.checks import check_complete, check_real_time, check_refusals
 from replica.simulation.clients import FAIL, OK, UNKNOWN, Client, Seen
 from replica.simulation.host import Armed, Host, Protocols
 from replica.simulation.network import LinkProfile, Network
 from replica.simulation.oracle import Oracle
-from replica.simulation.plan import LEADER, OTHER, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.plan import LEADER, OTHER, POINTS, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
 from replica.simulation.violation import Violation
 from replica.simulation.witness import WITNESSES, Controls, MultiPaxosWitness, Witness
 from replica.simulation.world import World
@@ -100,12 +101,13 @@ class Simulation:
         """``others`` are further protocols that a change of configuration may name."""
         self.plan = plan
         self.world = World(plan.seed, readable=readable)
-        self.network = Network(self.world, plan.links, plan.client_links)
-        self.protocols = Protocols({spec.name: spec, **(others or {})})
+        self.network = Network(self.world, plan.links, plan.client_links, spread=plan.spread)
+        further = {name: find_protocol(name) for name in plan.protocols if name != spec.name}
+        self.protocols = Protocols({**further, **(others or {}), spec.name: spec})
         self.spec = spec
         self.controls = controls or Controls()
         factory = WITNESSES.get(spec.name)
-        self.witness = witness or (Witness() if factory is None else factory(spec))
+        self.witness = witness or (Witness() if factory is None else factory())
         self.history: list[Seen] = []
         self.healed = False
         self.faults = 0
@@ -116,9 +118,11 @@ class Simulation:
             protocol=spec.name,
             options=plan.options,
         )
-        self.oracle = Oracle(self.world, self.configuration, self.witness)
+        self.oracle = Oracle(self.world, self.configuration, self.witness, sessions_max=plan.sessions_max)
         self.change: Configuration | None = None
         """A configuration that the operator wants and that has not been decided."""
+        self.rival: Configuration | None = None
+        """What another operator wants at the same time."""
         self._leaving: list[ReplicaId] = []
         self._decided = 0
         self.hosts: dict[ReplicaId, Host] = {}
@@ -153,6 +157,7 @@ class Simulation:
             profile=self.plan.hosts[index % len(self.plan.hosts)],
             clock_rate=1.0 if self.healed else self.plan.clock_rates[index % len(self.plan.clock_rates)],
             controls=self.controls,
+            sessions_max=self.plan.sessions_max,
         )
         self.hosts[replica] = host
         return host
@@ -336,9 +341,15 @@ class Simulation:
         """Twice per election timeout: follow the configuration, push on a change, and count changes of leader."""
         for decision in self.oracle.decisions[self._decided :]:
             if isinstance(decision, Configuration):
+                gone = set(self.configuration.replicas) - set(decision.replicas)
+                if self.rival is not None:
+                    # The newcomer of the proposal that lost never becomes a member.
+                    wanted = {*self.rival.replicas, *(self.change.replicas if self.change is not None else ())}
+                    gone |= wanted - set(decision.replicas)
+                    self.world.count("rival changes")
+                self._leaving.extend(sorted(gone - set(self._leaving)))
                 self.configuration = decision
-                if self.change is not None and self.change.epoch <= decision.epoch:
-                    self.change = None
+                self.change = self.rival = None
         self._decided = len(self.oracle.decisions)
         leader = self._find_leader()
         if leader is not None:
@@ -350,7 +361,10 @@ class Simulation:
         if self.change is not None:
             leader = self._find_leader()
             if leader is not None and leader.process is not None and not leader.paused:
-                leader.process.enter(leader.process.reconfigure, self.change)
+                asked = [self.change] if self.rival is None else [self.change, self.rival]
+                self.draw.shuffle(asked)
+                for configuration in asked:
+                    leader.process.enter(leader.process.reconfigure, configuration)
         elif self._leaving and not self.healed:
             if self.draw.random() < 0.2:
                 self._retire(self._leaving[0])
@@ -398,7 +412,11 @@ class Simulation:
 
         A newcomer counts once its peers have taken it on record: until then it depends on all of them.
         """
-        if self.change is not None or host.replica not in self.configuration.replicas:
+        return self.change is None and self._may_lose_in_peace(host)
+
+    def _may_lose_in_peace(self, host: Host) -> bool:
+        """The same, whatever is under way."""
+        if host.replica not in self.configuration.replicas or any(each.doomed for each in self._members()):
             return False
         left = [
             member for member in self._members() if member is not host and member.disk.admitted and not member.doomed
@@ -460,7 +478,10 @@ class Simulation:
         host = self._target(fault)
         if host is None or host.paused:
             return ""
-        host.pause(fault.seconds)
+        if fault.detail in {"", *POINTS}:
+            host.armed_pause = (fault.detail, fault.seconds)
+        else:
+            host.pause(fault.seconds)
         return host.name
 
     def _partition(self, fault: Fault) -> str:
@@ -602,20 +623,29 @@ class Simulation:
         """Have a new replica decided on in the place of one."""
         if self.change is not None or self.healed or host.replica not in self.configuration.replicas:
             return False
+        self.change = self._successor(host)
+        self.rival = None
+        if self.draw.random() < self.plan.rivals:
+            other = self.draw.choice(self._members() or [host])
+            if self._may_lose_in_peace(other):
+                self.rival = self._successor(other)
+        return True
+
+    def _successor(self, host: Host) -> Configuration:
+        """The configuration in which a newcomer, whose machine is set up at once, stands for ``host``."""
+        now = self.configuration
         replica = max(self.hosts) + 1
-        members = tuple(
-            Member(replica) if member.replica == host.replica else member for member in self.configuration.members
-        )
-        self.change = Configuration(
-            epoch=self.configuration.epoch + 1,
-            members=members,
-            protocol=self.configuration.protocol,
-            options=self.configuration.options,
-        )
-        self._leaving.append(host.replica)
+        protocol = self.draw.choice(self.plan.protocols) if self.plan.protocols else now.protocol
+        known = {field.name for field in msgspec.structs.fields(self.protocols.find(protocol).options)}
         newcomer = self._add_host(replica, joining=True)
         self.world.after(self.draw.random() * self.plan.unit_s, newcomer.start)
-        return True
+        return Configuration(
+            epoch=now.epoch + 1,
+            members=tuple(Member(replica) if member.replica == host.replica else member for member in now.members),
+            protocol=protocol,
+            options={name: value for name, value in now.options.items() if name in known},
+            retired=(*now.retired, host.replica),
+        )
 
     def _snapshot(self, fault: Fault) -> str:
         host = self._target(fault)

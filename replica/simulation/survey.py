@@ -9,7 +9,7 @@ from replica.consensus.interface import Capabilities
 from replica.simulation.plan import FaultProfile
 from replica.simulation.runner import Report
 
-_ALWAYS: Final = ("runs retried", "groups merged into one transaction", "snapshots taken")
+_ALWAYS: Final = ("runs retried", "sessions evicted", "groups merged into one transaction", "snapshots taken")
 _NETWORK: Final = ("frames lost", "frames duplicated", "frames reordered")
 _PARTITIONS: Final = (
     "frames lost in a partition",
@@ -23,6 +23,7 @@ _CRASHES: Final = (
     "fault: crash",
     "fault: power cut",
     "fault: pause",
+    "pauses within a turn",
     "fault: shut down",
     "fault: rolling restart",
     "unsynced writes lost",
@@ -39,7 +40,7 @@ _LOSSES: Final = (
 )
 _CLOCKS: Final = ("fault: clock jump", "fault: clock rate")
 _CHANGES: Final = ("fault: snapshot", "fault: yield", "fault: client crash", "fault: client move")
-_MEMBERS: Final = ("fault: replace", "epoch switches", "snapshots sealed")
+_MEMBERS: Final = ("fault: replace", "epoch switches", "snapshots sealed", "rival changes")
 
 
 def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from replica.consensus.interface import Command, Configuration, Message, ProtocolSpec, ReplicaId, parse_options
+from replica.consensus.interface import Command, Configuration, Message, ReplicaId, parse_options
+from replica.consensus.multipaxos import FPAXOS, PROTOCOL
 from replica.consensus.multipaxos.messages import Accept, Accepted, HeartbeatAck, Prepare, Promised
 from replica.consensus.multipaxos.options import quorums_of
 from replica.consensus.quorums import Quorums
@@ -63,8 +64,7 @@ class MultiPaxosWitness(Witness):
 
     checks = ("one value per slot and ballot", "promises are kept", "decided implies durable")
 
-    def __init__(self, spec: ProtocolSpec) -> None:
-        self._spec = spec
+    def __init__(self) -> None:
         self._quorums: dict[int, Quorums] = {}
         self._proposed: dict[tuple[int, int, int, int], bytes] = {}
         self._promised: dict[ReplicaId, tuple[int, int, int]] = {}
@@ -72,7 +72,8 @@ class MultiPaxosWitness(Witness):
     def _quorums_of(self, configuration: Configuration) -> Quorums:
         quorums = self._quorums.get(configuration.epoch)
         if quorums is None:
-            quorums = quorums_of(configuration, parse_options(self._spec, configuration.options))
+            spec = FPAXOS if configuration.protocol == FPAXOS.name else PROTOCOL
+            quorums = quorums_of(configuration, parse_options(spec, configuration.options))
             self._quorums[configuration.epoch] = quorums
         return quorums
 
@@ -149,10 +150,10 @@ class SoloWitness(Witness):
                 raise Violation("decided implies durable", f"position {position} is delivered and durable nowhere")
 
 
-WITNESSES: Final[Mapping[str, Callable[[ProtocolSpec], Witness]]] = {
+WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
     "multipaxos": MultiPaxosWitness,
     "fpaxos": MultiPaxosWitness,
-    "null": lambda spec: SoloWitness(),
+    "null": SoloWitness,
 }
 """By the protocol's name."""
 
