@@ -76,6 +76,7 @@ class Cluster:
     def __init__(self, folder: Path, layout: ClusterLayout) -> None:
         self.folder = folder
         self.layout = layout
+        self._refusal = "no replica leads at the moment"
         with _one_line():
             self._driver = find_driver(layout.driver)
 
@@ -293,18 +294,54 @@ class Cluster:
         """Put a new replica in the place of ``old`` while the cluster works; returns its id.
 
         The new one starts empty, the leader decides the next configuration, the new one fetches the state and votes
-        once its peers have taken its disk on record. The old one is stopped once it is no longer a member. If the
-        change is refused or not confirmed, the new replica is stopped again and the layout keeps the old one.
+        once its peers have taken its disk on record. Only then is the old one stopped. If the change is refused for
+        certain, the new replica is stopped again and nothing has changed. If it is not known whether the change was or
+        will be decided, the new replica is kept running, and another call for ``old`` goes on from there.
         """
         with _one_line():
             leaving = self.layout.replica(old)
+        entry = self._arriving(leaving, new)
+        if not self._driver.alive(self.folder, entry):
+            self._start(entry)
+        request = admin_pb2.ReplaceMemberRequest(
+            remove=old,
+            add=entry.replica,
+            peer_address=entry.peer,
+            client_address=entry.client,
+            region=entry.region,
+            zone=entry.zone,
+        )
+        if not self._decide(request, timeout_s):
+            self._stop(entry, STOP_TIMEOUT_S)
+            self.layout.replicas.remove(entry)
+            self._save()
+            raise ClusterError(f"{self._refusal}: nothing was changed, replica {old} is still a member")
+        self.wait_ready([entry.replica], timeout_s=timeout_s)
+        with _one_line():
+            if self._driver.alive(self.folder, leaving):
+                self._driver.stop(self.folder, leaving, STOP_TIMEOUT_S)
+        self.layout.replicas.remove(entry)
+        self.layout.replicas[self.layout.replicas.index(leaving)] = entry
+        entry.replaces = 0
+        self._save()
+        return entry.replica
+
+    def _arriving(self, leaving: ReplicaLayout, new: int | None) -> ReplicaLayout:
+        """The replica that is to stand in the place of ``leaving``: a new one, or that of a call that was cut short."""
+        for entry in self.layout.replicas:
+            if entry.replaces == leaving.replica and new in {None, entry.replica}:
+                return entry
+            if entry.replaces:
+                raise ClusterError(
+                    f"replica {entry.replica} is still taking the place of replica {entry.replaces}: "
+                    f"`synod member replace {entry.replaces}` finishes that first"
+                )
         new = self.layout.last_replica + 1 if new is None else new
         if new <= self.layout.last_replica:
             raise ClusterError(
                 f"replica id {new} was given before (the next free one is {self.layout.last_replica + 1})"
             )
-        leader = self.leader()
-        if leader is None:
+        if self.leader() is None:
             raise ClusterError("no replica leads at the moment, so that no change can be decided: nothing was changed")
         client, peer = _free_ports(2)
         entry = ReplicaLayout(
@@ -314,52 +351,39 @@ class Cluster:
             region=leaving.region,
             zone=leaving.zone,
             joining=True,
+            replaces=leaving.replica,
         )
-        position = self.layout.replicas.index(leaving)
         self.layout.last_replica = new
-        self.layout.replicas.append(entry)  # so that its configuration names everybody
-        self._start(entry)
-        request = admin_pb2.ReplaceMemberRequest(
-            remove=old,
-            add=new,
-            peer_address=entry.peer,
-            client_address=entry.client,
-            region=entry.region,
-            zone=entry.zone,
-        )
-        try:
-            self._decide(request, timeout_s)
-        except ClusterError:
-            self._stop(entry, STOP_TIMEOUT_S)
-            self.layout.replicas.remove(entry)
-            self._save()
-            raise
-        self.layout.replicas.remove(entry)
-        self.layout.replicas[position] = entry
+        self.layout.replicas.append(entry)
         self._save()
-        self.wait_ready([new], timeout_s=timeout_s)
-        with _one_line():
-            if self._driver.alive(self.folder, leaving):
-                self._driver.stop(self.folder, leaving, STOP_TIMEOUT_S)
-        return new
+        return entry
 
-    def _decide(self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float) -> None:
-        """Have the leader of the moment decide the change; ask again while that is safe."""
+    def _decide(self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float) -> bool:
+        """Have the leader of the moment decide the change; False when it was refused for certain (`_refusal`).
+
+        Raises `ClusterError` when it is not known how it ended.
+        """
         deadline = time.monotonic() + timeout_s
+        doubtful = False
         while True:
+            # The membership, not an answer, is what counts: asking again is safe.
+            if self._is_member(request.add):
+                return True
             leader = self.leader()
-            try:
-                if leader is None:
-                    raise admin.AdminError("no replica leads at the moment", unreachable=True)
-                admin.replace_member(self.layout.replica(leader).client, request)
-                return
-            except admin.AdminError as error:
-                # Asking again is safe: a change that was made already is refused or answered as done, and the
-                # membership, not the answer, is what counts.
-                if self._is_member(request.add):
-                    return
-                if not error.unreachable or time.monotonic() > deadline:
-                    raise ClusterError(f"{error}: replica {request.remove} is still a member") from None
+            if leader is not None:
+                try:
+                    admin.replace_member(self.layout.replica(leader).client, request)
+                    return True
+                except admin.AdminError as error:
+                    self._refusal = str(error)
+                    doubtful = doubtful or error.unreachable
+                    if not error.unreachable and not doubtful:
+                        return False
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"{self._refusal}: it is not known whether replica {request.add} will be a member; it keeps "
+                    f"running, and `synod member replace {request.remove}` goes on from here"
+                )
             time.sleep(POLL_S)
 
     def _is_member(self, replica: int) -> bool:

@@ -33,6 +33,8 @@ class ReplicaLayout(msgspec.Struct, kw_only=True):
     """Its data folder has been formatted once. It is never formatted again: a wiped folder is a new replica."""
     joining: bool = False
     """It was added to a running cluster, and not at the start."""
+    replaces: int = 0
+    """The replica whose place it is taking at the moment; 0 when it is a member in its own right."""
     process: int = 0
     """Process id under the process driver; 0 when it was not started or has been stopped."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from deploy import Cluster
+from deploy import Cluster, ClusterError, admin
 from deploy.layout import save
 from replica.cli import main
 from replica.client import connect
@@ -91,3 +91,23 @@ def test_links_get_the_delays_of_the_topology(folder: str) -> None:
         store.put("far", "away")
         # No quorum of the three regions is nearer than Ohio and Virginia.
         assert time.monotonic() - begin >= 0.0105
+
+
+@pytest.mark.timeout(240)
+def test_a_replacement_whose_outcome_is_unknown_is_finished_by_another_call(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done("cluster", "up", "--folder", folder, "--base-port", "0")
+    cluster = Cluster.open(folder)
+
+    def silent(*arguments: object, **options: object) -> None:
+        raise admin.AdminError("replica at 127.0.0.1:1 does not answer: deadline exceeded", unreachable=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(admin, "replace_member", silent)
+        with pytest.raises(ClusterError, match=r"not known whether .*member replace 2"):
+            cluster.replace(2, timeout_s=0.5)
+    with pytest.raises(ClusterError, match="still taking the place of replica 2"):
+        cluster.replace(3)
+    assert cluster.replace(2) == 4
+    assert [replica.replica for replica in cluster.layout.replicas] == [1, 4, 3]
