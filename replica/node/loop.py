@@ -32,6 +32,7 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from replica.consensus.interface import (
+    Admitted,
     Command,
     Deliver,
     Event,
@@ -297,8 +298,10 @@ class Loop:
         self._guard(switch)
 
     def admit(self) -> None:
-        """The admission is durable."""
-        self._guard(lambda: self._carry_out(self._coordinator.admit(self._clock())))
+        """The admission is durable: tell the protocol in the next turn, and not before the loop goes on if it is at
+        rest.
+        """
+        self.post(Admitted())
 
     def _guard(self, function: Callable[[], None]) -> None:
         """Nothing that goes wrong in here can be survived: whatever it is, the replica stops and says so."""
@@ -344,6 +347,9 @@ class Loop:
     def _drain(self) -> tuple[list[Event], int]:
         events: list[Event] = []
         if self._control:
+            if any(isinstance(event, Admitted) for event in self._control):
+                # A protocol object that is built from here on votes, even if a seal keeps the present one from hearing.
+                self._coordinator.voting = True
             events.extend(self._control)
             self._control.clear()
         room = self._limits.turn_events_max

@@ -228,7 +228,10 @@ class Coordinator:
         return self._digest(self.protocol.step(now, events), turn)
 
     def admit(self, now: float) -> Turn:
-        """This replica has been admitted, durably."""
+        """This replica has been admitted, durably.
+
+        A driver that has other events for the same turn sets `voting` and puts `Admitted` among them instead.
+        """
         self.voting = True
         return self.step(now, [Admitted()])
 

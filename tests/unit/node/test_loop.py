@@ -30,6 +30,7 @@ from replica.consensus.interface import (
     Record,
     Reject,
     RejectRead,
+    Sealed,
     Send,
     Status,
     Write,
@@ -420,6 +421,30 @@ async def test_at_rest_nothing_is_in_flight_and_nothing_is_stepped_until_it_goes
     bench.complete()
     await passes()
     assert came
+
+
+async def test_an_admission_that_becomes_durable_at_rest_is_told_when_the_loop_goes_on():
+    bench = Bench()
+    bench.coordinator.voting = False
+    await asyncio.wait_for(bench.loop.quiesce(), 10)
+    bench.loop.admit()
+    await passes()
+    assert bench.protocol.seen == []
+    assert not bench.coordinator.voting
+    bench.loop.resume()
+    await passes()
+    assert bench.protocol.seen == [["Admitted"]]
+    assert bench.coordinator.voting
+
+
+async def test_an_admission_that_meets_a_seal_counts_for_the_next_epoch():
+    bench = Bench()
+    bench.coordinator.voting = False
+    bench.coordinator.sealed = Sealed(1, bench.coordinator.configuration)
+    bench.loop.admit()
+    await passes()
+    assert bench.protocol.seen == []
+    assert bench.coordinator.voting
 
 
 async def test_whatever_goes_wrong_in_a_turn_halts_the_loop_and_is_reported():
