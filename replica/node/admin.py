@@ -136,8 +136,11 @@ class AdminService(wire.AdminServicer):
     async def ReplaceMember(  # noqa: N802
         self, request: wire.ReplaceMemberRequest, context: Any
     ) -> wire.ReplaceMemberReply:
-        """Have the next configuration decided, in which one member stands for another; returns once it
-        holds here.
+        """Have the next configuration decided, in which one member stands for another.
+
+        Returns once it holds here, on the leader: the other members follow by themselves, and the new one has yet to
+        fetch a snapshot and to be admitted. Keep the disk of the member that was removed until the new replica
+        reports itself ready. See "Replacing a member" in this folder's README.
         """
         replica = self._replica
         await self._require_member(context)
