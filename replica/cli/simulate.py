@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -12,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replica.simulation import Report
+    from replica.simulation import Plan, Report
 
 FAULT_PROFILES: Final = ("all", "crashes", "network", "none")
 
@@ -45,6 +47,19 @@ def parse_seeds(ctx: click.Context, param: click.Parameter, value: str) -> range
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes that share the seeds.")
 @click.option("--replay", type=int, metavar="SEED", help="Run this seed alone.")
 @click.option("--trace", is_flag=True, help="With --replay: print who did what, and when.")
+@click.option("--shrink", is_flag=True, help="With --replay: take out whatever the failure does not need.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --shrink: write the smallest plan here. Without: run the plan in this file.",
+)
+@click.option(
+    "--history",
+    "history_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --replay or --plan: write what the clients saw here, for `synod check`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def simulate(
     *,
@@ -57,6 +72,9 @@ def simulate(
     jobs: int,
     replay: int | None,
     trace: bool,
+    shrink: bool,
+    plan_file: Path | None,
+    history_file: Path | None,
     as_json: bool,
 ) -> None:
     """Try a protocol in the deterministic world.
@@ -79,11 +97,19 @@ def simulate(
         fixed = _parse_options(spec, options)
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
-    if trace and replay is None:
-        raise click.UsageError("--trace shows one run: name it with --replay SEED")
+    if shrink and replay is None:
+        raise click.UsageError("--shrink makes one run small: name it with --replay SEED")
+    plan = _read_plan(plan_file) if plan_file is not None and not shrink else None
+    if trace and replay is None and plan is None:
+        raise click.UsageError("--trace shows one run: name it with --replay SEED or --plan FILE")
+    if history_file is not None and replay is None and plan is None:
+        raise click.UsageError("--history holds one run: name it with --replay SEED or --plan FILE")
     how = (protocol, replicas, faults, operations, fixed)
-    if replay is not None:
-        _replay(how, replay, trace=trace, as_json=as_json)
+    if shrink and replay is not None:
+        plan = _shrink(how, replay, plan_file)
+    if plan is not None or replay is not None:
+        seed = plan.seed if plan is not None else replay or 0
+        _replay(how, seed, plan, trace=trace, history_file=history_file, as_json=as_json)
         return
     from replica.simulation.survey import Survey, expected
 
@@ -153,22 +179,69 @@ def _parse_options(spec: Any, options: tuple[str, ...]) -> dict[str, Any]:
     return parsed
 
 
-def _replay(how: tuple[Any, ...], seed: int, *, trace: bool, as_json: bool) -> None:
+def _read_plan(path: Path) -> Plan:
+    import msgspec
+
+    from replica.simulation import Plan
+
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Plan)
+    except OSError as error:
+        raise click.UsageError(f"--plan {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"--plan {path} holds no plan: {error}") from None
+
+
+def _shrink(how: tuple[Any, ...], seed: int, path: Path | None) -> Plan:
+    import msgspec
+
+    from replica.consensus.registry import find_protocol
+    from replica.simulation import plan_of
+    from replica.simulation.shrink import ATTEMPTS_MAX, shrink
+
+    protocol, replicas, faults, operations, options = how
+    spec = find_protocol(protocol)
+    plan = plan_of(seed, spec, replicas, faults, operations=operations, options=options)
+    with click.progressbar(length=ATTEMPTS_MAX, label="shrinking", file=sys.stderr) as bar:
+        try:
+            shrunk = shrink(plan, spec, replicas, progress=lambda attempt, best: bar.update(1))
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
+    click.echo(f"{len(plan.faults)} faults became {len(shrunk.plan.faults)} in {shrunk.attempts} runs:", err=True)
+    for fault in shrunk.plan.faults:
+        click.echo(f"  {fault.at:.6f} s: {fault.kind} {fault.detail} on {fault.target}", err=True)
+    if path is not None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(shrunk.plan)))
+    return shrunk.plan
+
+
+def _replay(
+    how: tuple[Any, ...], seed: int, plan: Plan | None, *, trace: bool, history_file: Path | None, as_json: bool
+) -> None:
     from replica.consensus.registry import find_protocol
     from replica.simulation import SimulationFailure, run
     from replica.simulation.survey import Survey
+    from replica.verification.history import Header, Recorder
 
     protocol, replicas, faults, operations, options = how
     try:
-        report = run(
-            seed,
-            find_protocol(protocol),
-            replicas,
-            faults,
-            operations=operations,
-            options=options,
-            readable=trace,
-        )
+        with ExitStack() as stack:
+            recorder = None
+            if history_file is not None:
+                attributes = {"protocol": protocol, "replicas": replicas, "seed": seed}
+                sink = stack.enter_context(history_file.open("wb"))
+                recorder = Recorder(Header(model="kv", attributes=attributes), sink)
+            report = run(
+                seed,
+                find_protocol(protocol),
+                replicas,
+                faults,
+                operations=operations,
+                options=options,
+                plan=plan,
+                readable=trace,
+                recorder=recorder,
+            )
     except SimulationFailure as failure:
         for line in failure.trace:
             click.echo(line)

@@ -21,9 +21,11 @@ from replica.simulation.host import Armed, Host, Protocols
 from replica.simulation.network import LinkProfile, Network
 from replica.simulation.oracle import Oracle
 from replica.simulation.plan import LEADER, OTHER, POINTS, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.record import record
 from replica.simulation.violation import Violation
 from replica.simulation.witness import WITNESSES, Controls, MultiPaxosWitness, Witness
 from replica.simulation.world import World
+from replica.verification.history import Recorder
 
 LIVENESS_UNITS: Final = 20.0
 """Election timeouts within which a healed cluster has to be back, everything done."""
@@ -111,6 +113,8 @@ class Simulation:
         self.history: list[Seen] = []
         self.healed = False
         self.faults = 0
+        self.struck: list[tuple[float, str]] = []
+        """When each of them struck, and what it was."""
         self.draw: random.Random = self.world.generator("operator")
         self.configuration = Configuration(
             epoch=1,
@@ -431,6 +435,7 @@ class Simulation:
         struck = _STRIKES[fault.kind](self, fault)
         if struck:
             self.faults += 1
+            self.struck.append((self.world.now, f"{fault.kind} {fault.detail}".strip()))
             self.world.count(f"fault: {fault.kind}")
             self.world.trace.say(self.world.now, "--", f"fault: {fault.kind} {fault.detail} on {struck}")
         else:
@@ -754,8 +759,13 @@ def run(
     controls: Controls | None = None,
     plan: Plan | None = None,
     readable: bool = False,
+    recorder: Recorder | None = None,
 ) -> Report:
-    """Run one seed. Raises `SimulationFailure`, which names the check, the seed and how to replay it."""
+    """Run one seed. Raises `SimulationFailure`, which names the check, the seed and how to replay it.
+
+    ``recorder`` is given what the clients saw, whether the run was clean or not, and closed.
+    """
+    given = plan is not None
     if plan is None:
         plan = plan_of(seed, spec, replicas, profile, options=options, operations=operations)
     simulation = Simulation(plan, spec, replicas, controls=controls, readable=readable)
@@ -763,10 +773,14 @@ def run(
         return simulation.run()
     except Exception as error:
         check = error.check if isinstance(error, Violation) else "invariants of the protocol"
-        replay = (
-            f"synod simulate --protocol {spec.name} --replicas {replicas} --faults {profile} "
-            f"--operations {operations} --replay {seed} --trace"
-            + "".join(f" --option {name}={value}" for name, value in sorted((options or {}).items()))
-        )
+        replay = f"synod simulate --protocol {spec.name} --replicas {replicas} "
+        if given:
+            replay += "--plan FILE --trace, with the plan in FILE"
+        else:
+            replay += f"--faults {profile} --operations {operations} --replay {seed} --trace"
+            replay += "".join(f" --option {name}={value}" for name, value in sorted((options or {}).items()))
         text = f"{type(error).__name__}: {error} (at {simulation.world.now:.6f} s)"
         raise SimulationFailure(check, seed, text, replay, simulation.world.trace.lines) from error
+    finally:
+        if recorder is not None:
+            record(recorder, simulation.history, simulation.oracle.model, simulation.struck)

@@ -11,6 +11,7 @@ import pytest
 
 from replica.consensus.interface import Options
 from replica.simulation import Controls, FaultProfile, SimulationFailure, plan_of, run
+from replica.verification.history import Header, Recorder
 from tests.simulation.primary import PROTOCOL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,6 +119,17 @@ def test_a_failure_names_its_seed_and_how_to_replay_it():
     with pytest.raises(SimulationFailure) as again:
         run(failure.seed, PROTOCOL, 3, RECOVERABLE, options=bug, operations=150)
     assert str(again.value) == str(failure)
+
+
+def test_what_clients_saw_is_a_history():
+    recorder = Recorder(Header(model="kv"))
+    report = run(9, PROTOCOL, 3, RECOVERABLE, operations=150, recorder=recorder)
+    history = recorder.history()
+    assert len(history.operations) == report.operations
+    outcomes = [operation.outcome for operation in history.operations]
+    assert outcomes.count("ok") == report.succeeded
+    assert outcomes.count("unknown") == report.unknown
+    assert len(history.faults) == report.faults
 
 
 def test_a_plan_without_its_faults_still_runs():

@@ -38,6 +38,25 @@ def test_a_failing_seed_is_named_with_its_replay_and_the_replay_fails_the_same_w
     assert "-> r2" in again.stdout
 
 
+def test_a_failing_seed_is_shrunk_to_a_plan_that_fails_the_same_way(synod, tmp_path):
+    protocol = tmp_path / "broken.py"
+    protocol.write_text(
+        "from replica.consensus.multipaxos.planted import planted\nPROTOCOL = planted('vote counted before its sync')\n"
+    )
+    name = f"{protocol}:PROTOCOL"
+    plan = tmp_path / "plan.json"
+    found = synod("--protocol", name, "--seeds", "0:8", "--operations", "60", "--json")
+    failure = json.loads(found.stdout)["failures"][0]
+    seed = str(failure["seed"])
+    shrunk = synod("--protocol", name, "--operations", "60", "--replay", seed, "--shrink", "--plan", str(plan))
+    assert shrunk.exit_code == 1
+    assert failure["check"] in shrunk.stderr
+    again = synod("--protocol", name, "--plan", str(plan), "--trace")
+    assert again.exit_code == 1
+    assert failure["check"] in again.stderr
+    assert len(json.loads(plan.read_text())["faults"]) <= 3
+
+
 def test_a_replay_prints_its_digest(synod):
     one, other = (
         synod("--protocol", "null", "--replicas", "1", "--replay", "5", "--operations", "30") for _ in range(2)
@@ -54,6 +73,8 @@ def test_a_replay_prints_its_digest(synod):
         (["--protocol", "null", "--seeds", "5:5"], "is empty"),
         (["--protocol", "null", "--seeds", "five"], "form A:B"),
         (["--protocol", "null", "--trace"], "--replay"),
+        (["--protocol", "null", "--shrink"], "--replay"),
+        (["--protocol", "null", "--plan", "/nowhere/plan.json"], "No such file"),
         (["--protocol", "multipaxos", "--option", "windows=3"], "no such option"),
         (["--protocol", "null", "--faults", "rain"], "crashes"),
     ],
