@@ -1,0 +1,103 @@
+"""The search on registers: it agrees with the definition, and says what it found."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from replica.verification.checker import check
+from replica.verification.history import Header, Recorder
+from replica.verification.verdict import Verdict
+
+from .brute_force import is_linearizable, register
+
+
+def small_history(seed, *, swaps):
+    """A history of at most eight operations by four to six clients, half right and half wrong or so."""
+    draw = random.Random(seed)
+    recorder = Recorder(Header(model="cas-register" if swaps else "register"))
+    clients = draw.randint(4, 6)
+    values = list(range(draw.choice((2, 3, 4))))
+    value = None
+    wrong = draw.choice((0.0, 0.5, 0.9))
+    idle = list(range(clients))
+    running = []
+    time = 0.0
+    started = 0
+    while started < 8 or running:
+        time += draw.choice((0.0, 1.0))
+        kind = draw.random()
+        if started < 8 and idle and kind < 0.5:
+            client = idle.pop(draw.randrange(len(idle)))
+            name = draw.choice(("read", "write", "cas") if swaps else ("read", "read", "write"))
+            arguments = {
+                "read": {},
+                "write": {"value": draw.choice(values)},
+                "cas": {"from": draw.choice(values), "to": draw.choice(values)},
+            }[name]
+            identifier = recorder.invoke(client, name, time, arguments=arguments)
+            running.append([identifier, client, name, arguments, None])
+            started += 1
+        elif running and kind < 0.75:
+            operation = draw.choice(running)
+            if operation[4] is None:
+                name, arguments = operation[2], operation[3]
+                if name == "read":
+                    operation[4] = {"value": value}
+                elif name == "write":
+                    operation[4] = {}
+                    value = arguments["value"]
+                else:
+                    operation[4] = {"succeeded": value == arguments["from"]}
+                    value = arguments["to"] if value == arguments["from"] else value
+        elif running:
+            operation = running.pop(draw.randrange(len(running)))
+            identifier, client, name, _, result = operation
+            idle.append(client)
+            fate = draw.random()
+            if fate < 0.15:
+                if draw.random() < 0.5:
+                    recorder.unknown(identifier, time)
+                idle.remove(client)
+                idle.append(client + 100)
+            elif result is None:
+                recorder.fail(identifier, time)
+            else:
+                if draw.random() < wrong:
+                    if name == "read":
+                        result = {"value": draw.choice([each for each in values if each != result["value"]])}
+                    elif name == "cas":
+                        result = {"succeeded": not result["succeeded"]}
+                recorder.ok(identifier, time, result)
+    return recorder.history()
+
+
+def concurrency(history):
+    """The largest number of operations that were under way at once."""
+    moments = []
+    for each in history.operations:
+        moments.append(((each.invoked, each.invoked_line), 1))
+        if each.outcome == "ok":
+            moments.append(((each.completed, each.completed_line), -1))
+    level = highest = 0
+    for _, change in sorted(moments):
+        level += change
+        highest = max(highest, level)
+    return highest
+
+
+@pytest.mark.parametrize("swaps", [False, True], ids=["register", "cas-register"])
+def test_the_search_agrees_with_the_definition_on_thousands_of_histories(swaps):
+    verdicts = Counter()
+    unknown = concurrent = 0
+    for seed in range(2000):
+        history = small_history(seed, swaps=swaps)
+        expected = is_linearizable(history.operations, None, register)
+        report = check(history)
+        assert report.verdict is (Verdict.OK if expected else Verdict.VIOLATION), seed
+        verdicts[report.verdict] += 1
+        unknown += any(each.outcome == "unknown" for each in history.operations)
+        concurrent += concurrency(history) >= 4
+    assert min(verdicts[Verdict.OK], verdicts[Verdict.VIOLATION]) >= 600, verdicts
+    assert unknown > 1000, unknown
+    assert concurrent > 1000, concurrent
