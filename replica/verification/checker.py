@@ -57,7 +57,8 @@ def check(
         model: a model or the name of one; by default the one that the history's header names.
         budget: what the search may spend; beyond it the verdict is unknown.
         clock: seconds; read only if the budget limits time.
-        witness: use the revisions that operations report, where the model can. Without, everything is searched for.
+        witness: replay operations in the order of the revisions that they report, where the model can. Without, every
+            part is searched; revisions must agree with real time either way.
 
     Raises:
         HistoryError: the history holds what the model does not know; the error names the line.
@@ -77,8 +78,8 @@ class _Judgement:
 
     def report(self) -> Report:
         parts: Sequence[Part] = self._case.parts
-        if self._witness and self._case.examine is not None:
-            examined = self._case.examine()
+        if self._case.examine is not None:
+            examined = self._case.examine(self._witness)
             if examined.violation is not None:
                 return self._say(Verdict.VIOLATION, Method.WITNESS, examined.violation.reason, examined.violation)
             parts = examined.parts

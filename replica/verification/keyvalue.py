@@ -355,8 +355,8 @@ class _Preparation:
 
     def _require_revisions(self) -> None:
         """Without revisions, nothing can be said of operations that compare them."""
-        if self._revisioned:
-            return
+        if self._revisioned is not False:
+            return  # they are there, or nobody was heard of, and nothing has to be explained
         for entry in self._entries:
             line = entry.operation.invoked_line
             if entry.place is not None:
@@ -383,7 +383,7 @@ class _Preparation:
     def case(self) -> Case:
         parts = self._parts()
         witness = None
-        if self._revisioned:
+        if self._revisioned is not False:
             witness = Witness(
                 parts=parts,
                 timed=self._timed,
@@ -443,7 +443,9 @@ class _Preparation:
         for entry, anchor in zip(self._entries, anchors, strict=True):
             grouped[None if anchor is None else forest.root(anchor)].append(entry)
         return [
-            KeyValuePart([] if root is None else members[root], entries, self._gaps, revisioned=bool(self._revisioned))
+            KeyValuePart(
+                [] if root is None else members[root], entries, self._gaps, revisioned=self._revisioned is not False
+            )
             for root, entries in grouped.items()
         ]
 

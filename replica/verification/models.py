@@ -112,8 +112,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     operations: int
     uncertain: int
     unchecked: Mapping[str, int] = {}
-    examine: Callable[[], Examined] | None = None
-    """A quicker way than to search all parts, if there is one."""
+    examine: Callable[[bool], Examined] | None = None
+    """What is judged before any part is searched, if there is anything; true to settle parts, too, where that is
+    possible."""
     conflict: Callable[[Sequence[Sequence[Step]]], str | None] | None = None
     """Given the linearizations of all searched parts: why they cannot all be true, or None."""
 

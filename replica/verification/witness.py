@@ -122,11 +122,11 @@ class Witness:
         self._forced: dict[int, Entry] = {}
         """Those among them that can have been written by nobody else."""
 
-    def examine(self) -> Examined:
-        """Judge everything that can be judged without a search."""
+    def examine(self, replay: bool) -> Examined:
+        """Judge everything that can be judged without a search; without ``replay``, real time only."""
         violation = self._real_time() or self._compaction()
-        if violation is not None:
-            return Examined(violation=violation)
+        if violation is not None or not replay:
+            return Examined(violation=violation, parts=self._parts)
         violation = self._suppose()
         if violation is not None:
             return Examined(violation=violation)
