@@ -22,6 +22,7 @@ ENTRY_POINT_GROUP = "synod.commands"
 CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "add": "replica.cli.data:add",
+        "check": "replica.cli.check:check_history",
         "compact": "replica.cli.data:compact",
         "delete": "replica.cli.data:delete",
         "format": "replica.cli.serve:format_command",

@@ -145,5 +145,5 @@ def _violation(part: Part, found: Found) -> Violation:
         reason=f"{stuck.operation} cannot take effect: {part.explain(found.state, stuck)}",
         stuck=stuck.operation.id,
         prefix=tuple(entry.operation.id for entry, _ in found.order),
-        concerned=tuple(entry.operation.id for entry in part.entries),
+        concerned=tuple(entry.operation.id for entry in part.near(stuck)),
     )

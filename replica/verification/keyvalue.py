@@ -177,6 +177,15 @@ class KeyValuePart(Part):
             else:
                 return
 
+    def near(self, entry: Entry) -> Sequence[Entry]:
+        """As `Part.near`: what shares a key with it."""
+        touched = self._touched(entry)
+        return [each for each in self.entries if touched & self._touched(each)]
+
+    def _touched(self, entry: Entry) -> set[str]:
+        named, intervals = reach_of(entry.action)
+        return set(named).union(key for key in self.keys for interval in intervals if is_inside(key, *interval))
+
     def narrowed(self, entries: Sequence[Entry]) -> KeyValuePart:
         """As `Part.narrowed`."""
         claimed = [entry.place[0] for entry in entries if entry.place is not None and entry.answer is None]

@@ -84,6 +84,10 @@ class Part(ABC):
         after = self.step(state, entry)
         return () if after is None else (after,)
 
+    def near(self, entry: Entry) -> Sequence[Entry]:
+        """The entries that work on what ``entry`` works on: those to look at when it cannot be explained."""
+        return self.entries
+
     def narrowed(self, entries: Sequence[Entry]) -> Part:
         """The same part with other entries, of which more are certain."""
         raise NotImplementedError(f"{type(self).__name__} has no witness")

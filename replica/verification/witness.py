@@ -215,12 +215,16 @@ class Witness:
         """Two operations disagree; concerned is whatever was under way meanwhile."""
         first, last = min(entry.begin, other.begin), max(entry.end, other.end)
         concerned = [each for each in self._timed if each.begin <= last and each.end >= first]
-        before = sorted((each for each in concerned if _place_of(each) < _place_of(entry)), key=_place_of)
+        # What had begun before agrees with time, as far as it stands before the other one.
+        before = sorted(
+            (each for each in self._timed if each.begin < entry.begin and _place_of(each) <= _place_of(other)),
+            key=_place_of,
+        )
         return Violation(
             where="the order of revisions",
             reason=f"{entry.operation} is out of order: {reason}",
             stuck=entry.operation.id,
-            prefix=tuple(each.operation.id for each in before if each is not other),
+            prefix=tuple(each.operation.id for each in before),
             related=(other.operation.id,),
             concerned=tuple(each.operation.id for each in concerned),
         )
@@ -403,7 +407,7 @@ class Witness:
                         + self._explain(table, entry, base, own),
                         stuck=entry.operation.id,
                         prefix=tuple(done[id(part)]),
-                        concerned=tuple(each.operation.id for each in part.entries),
+                        concerned=tuple(each.operation.id for each in part.near(entry)),
                     )
                     suspects.append(part)
                     continue
@@ -502,12 +506,13 @@ class _Facts:
             for key, item in _shown(entry.action, entry.answer):
                 if item.mod is None:
                     continue
-                if (reason := self._refutation(key, item, found)) is not None:
-                    return self._violation(entry, reason)
+                if (refutation := self._refutation(key, item, found)) is not None:
+                    return self._violation(entry, *refutation)
                 self._note(entry, key, item, found)
         return None
 
-    def _refutation(self, key: str, item: RecordedItem, found: int) -> str | None:
+    def _refutation(self, key: str, item: RecordedItem, found: int) -> tuple[str, int] | None:
+        """Why nobody can have seen the item at the revision ``found``, and the operation that shows it."""
         assert item.mod is not None
         writes = self._writes[key]
         later = bisect_right(writes, item.mod)
@@ -516,7 +521,7 @@ class _Facts:
             return (
                 f"it shows {key!r} as of revision {item.mod}, at revision {found}, but {maker} (operation {maker.id}) "
                 f"wrote it at revision {writes[later]}"
-            )
+            ), maker.id
         by = self._makers.get(item.mod)
         if by is not None and isinstance(by.action, Put):
             action = by.action
@@ -524,7 +529,7 @@ class _Facts:
                 return (
                     f"it shows {key!r} with the value {item.value!r} of revision {item.mod}, but that revision was "
                     f"made by {by.operation} (operation {by.operation.id})"
-                )
+                ), by.operation.id
         return None
 
     def _note(self, entry: Entry, key: str, item: RecordedItem, found: int) -> None:
@@ -591,7 +596,7 @@ class _Facts:
                 counted, since, until = version, mod, last_seen
         return found
 
-    def _violation(self, entry: Entry, reason: str) -> Violation:
+    def _violation(self, entry: Entry, reason: str, *related: int) -> Violation:
         """``entry`` cannot be explained; what stands before it, of those that are certain, serves as the prefix."""
         stands = sorted(
             (each for each in self.part.entries if each.place is not None and each.place < _place_of(entry)),
@@ -602,7 +607,8 @@ class _Facts:
             reason=f"{entry.operation} cannot have answered so: {reason}",
             stuck=entry.operation.id,
             prefix=tuple(each.operation.id for each in stands),
-            concerned=tuple(each.operation.id for each in self.part.entries),
+            related=related,
+            concerned=tuple(each.operation.id for each in self.part.near(entry)),
         )
 
 

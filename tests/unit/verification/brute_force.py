@@ -126,7 +126,7 @@ def carry_out(state: Store, operation: Operation, base: int, own: int) -> tuple[
     elif name == "transaction":
         (condition,) = arguments["conditions"]
         succeeded = int(condition["key"] in items) == condition["operand"]
-        results = []
+        results: list[dict[str, Any]] = []
         for each in arguments["then"] if succeeded else arguments["otherwise"]:
             if each["operation"] == "put":
                 put(each["key"], each["value"])

@@ -3,11 +3,12 @@
 import copy
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from replica.verification.checker import check
-from replica.verification.history import Header, Recorder
+from replica.verification.history import Header, History, Recorder
 from replica.verification.verdict import Method, Verdict
 
 from .brute_force import EMPTY_STORE, carry_out, is_store_linearizable
@@ -16,16 +17,17 @@ from .brute_force import EMPTY_STORE, carry_out, is_store_linearizable
 class Draw:
     """A small history drawn from a seed: up to seven operations by four or more clients on two keys."""
 
-    def __init__(self, seed, *, revisioned):
+    def __init__(self, seed: int, *, revisioned: bool) -> None:
         self.draw = random.Random(seed)
         self.revisioned = revisioned
         self.recorder = Recorder(Header(model="kv"))
         self.state = EMPTY_STORE
 
-    def operation(self):
+    def operation(self) -> tuple[str, str | None, dict[str, Any]]:
         draw = self.draw
         name = draw.choice(("get", "get", "get", "put", "put", "delete", "add", "transaction", "range"))
         key = draw.choice("ab")
+        arguments: dict[str, Any]
         if name == "put":
             arguments = {"value": str(draw.randrange(3))}
             if self.revisioned and draw.random() < 0.3:
@@ -45,7 +47,7 @@ class Draw:
             arguments = {}
         return name, key, arguments
 
-    def damage(self, result):
+    def damage(self, result: dict[str, Any]) -> None:
         """Change an answer a little."""
         draw = self.draw
         items = [result[name] for name in ("item",) if result.get(name)] + result.get("items", [])
@@ -64,10 +66,10 @@ class Draw:
         elif self.revisioned:
             result["revision"] = max(1, result["revision"] + draw.choice((-1, 1)))
 
-    def history(self):
+    def history(self) -> History:
         draw = self.draw
         idle = list(range(draw.randint(4, 5)))
-        running = []
+        running: list[list[Any]] = []
         time = started = 0
         wrong = draw.choice((0.0, 0.5, 1.0, 1.0) if self.revisioned else (0.0, 1.0, 1.0, 1.0))
         size = draw.randint(4, 7)
@@ -102,7 +104,7 @@ class Draw:
                     self.recorder.ok(identifier, time, result)
         return self.recorder.history()
 
-    def take_effect(self, operation):
+    def take_effect(self, operation: list[Any]) -> None:
         invoked = self.recorder.history().operations[operation[0] - 1]
         own = self.state[0] + 1 if self.revisioned else 0
         base = self.state[0] if self.revisioned else 0
@@ -110,15 +112,15 @@ class Draw:
         operation[2] = copy.deepcopy(result)
 
 
-def highest_revision(history):
-    seen = [each.result["revision"] for each in history.operations if each.outcome == "ok"]
+def highest_revision(history: History) -> int:
+    seen: list[int] = [each.result["revision"] for each in history.operations if each.outcome == "ok"]
     return max(seen, default=0) or 1
 
 
 @pytest.mark.parametrize("witness", [True, False], ids=["witness", "search"])
 def test_the_judgement_agrees_with_the_definition_on_thousands_of_histories(witness):
-    verdicts = Counter()
-    methods = Counter()
+    verdicts: Counter[Verdict] = Counter()
+    methods: Counter[Method] = Counter()
     uncertain = 0
     for seed in range(3000):
         history = Draw(seed, revisioned=True).history()
@@ -137,7 +139,7 @@ def test_the_judgement_agrees_with_the_definition_on_thousands_of_histories(witn
 
 
 def test_without_revisions_values_alone_are_judged_by_search():
-    verdicts = Counter()
+    verdicts: Counter[Verdict] = Counter()
     for seed in range(1500):
         history = Draw(seed, revisioned=False).history()
         report = check(history)

@@ -2,17 +2,18 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
 from replica.verification.checker import check
-from replica.verification.history import Header, Recorder
+from replica.verification.history import Header, History, Recorder
 from replica.verification.verdict import Verdict
 
 from .brute_force import is_linearizable, register
 
 
-def small_history(seed, *, swaps):
+def small_history(seed: int, *, swaps: bool) -> History:
     """A history of at most eight operations by four to six clients, half right and half wrong or so."""
     draw = random.Random(seed)
     recorder = Recorder(Header(model="cas-register" if swaps else "register"))
@@ -21,7 +22,7 @@ def small_history(seed, *, swaps):
     value = None
     wrong = draw.choice((0.0, 0.5, 0.9))
     idle = list(range(clients))
-    running = []
+    running: list[list[Any]] = []
     time = 0.0
     started = 0
     while started < 8 or running:
@@ -30,7 +31,7 @@ def small_history(seed, *, swaps):
         if started < 8 and idle and kind < 0.5:
             client = idle.pop(draw.randrange(len(idle)))
             name = draw.choice(("read", "write", "cas") if swaps else ("read", "read", "write"))
-            arguments = {
+            arguments: dict[str, Any] = {
                 "read": {},
                 "write": {"value": draw.choice(values)},
                 "cas": {"from": draw.choice(values), "to": draw.choice(values)},
@@ -72,12 +73,12 @@ def small_history(seed, *, swaps):
     return recorder.history()
 
 
-def concurrency(history):
+def concurrency(history: History) -> int:
     """The largest number of operations that were under way at once."""
     moments = []
     for each in history.operations:
         moments.append(((each.invoked, each.invoked_line), 1))
-        if each.outcome == "ok":
+        if each.outcome == "ok" and each.completed is not None:
             moments.append(((each.completed, each.completed_line), -1))
     level = highest = 0
     for _, change in sorted(moments):
@@ -88,7 +89,7 @@ def concurrency(history):
 
 @pytest.mark.parametrize("swaps", [False, True], ids=["register", "cas-register"])
 def test_the_search_agrees_with_the_definition_on_thousands_of_histories(swaps):
-    verdicts = Counter()
+    verdicts: Counter[Verdict] = Counter()
     unknown = concurrent = 0
     for seed in range(2000):
         history = small_history(seed, swaps=swaps)
