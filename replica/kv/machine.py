@@ -153,6 +153,11 @@ class StateMachine:
         self.prepare()
         self.store.commit()
 
+    @property
+    def scavenging(self) -> bool:
+        """Has compaction left behind more than one commit removes? Then the next one goes on with it."""
+        return self.history.scavenged < self.history.compacted
+
     def prepare(self) -> None:
         """Bring the store's open transaction up to ``applied``, without ending it."""
         history = self.history

@@ -212,6 +212,17 @@ def _unparsable(what: str, error: Exception) -> MalformedOperation:
     return MalformedOperation(f"{what} cannot be parsed: {error}")
 
 
+def removes(operations: Sequence[AnyOperation]) -> bool:
+    """Do the operations free space, sooner or later, and add none but for the traces of the removal?
+
+    Reads among them do not matter. Transactions count as adding: the branch that runs is known too late.
+    """
+    return all(isinstance(operation, _REMOVING) for operation in operations)
+
+
+_REMOVING: Final = (Delete, DeleteRange, Compact, CloseSession, Get, Range)
+
+
 def check_operation(operation: AnyOperation) -> None:
     """Check one operation before it is sent, so that its own caller hears of it. Raises `MalformedOperation`."""
     if type(operation) is Put:

@@ -218,16 +218,16 @@ class Core:
             return "the replica has failed"
         return "" if self.begun else "the replica waits to be made a member of the cluster"
 
-    def refusal(self) -> tuple[wire.Code, str] | None:
-        """Why nothing may be proposed at present."""
+    def refusal(self, *, removing: bool = False) -> tuple[wire.Code, str] | None:
+        """Why nothing may be proposed at present; with ``removing``, not even what frees space."""
         problem = self.unavailable()
         if problem:
             return wire.Code.UNAVAILABLE, problem
-        full = self.nearly_full()
+        full = self.nearly_full(removing=removing)
         return None if full is None else (wire.Code.STORAGE_FULL, full)
 
-    def nearly_full(self) -> str | None:
-        """Why there is no room for more, in words; None while there is."""
+    def nearly_full(self, *, removing: bool = False) -> str | None:
+        """Why there is no room for more (with ``removing``: for removing something), in words; None while there is."""
         return None
 
     def offers(self, read: str) -> bool:

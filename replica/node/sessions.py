@@ -12,6 +12,8 @@ What a client may rely on:
   in the greeting is taken as it stands: should nobody know it, its runs are answered so.
 - A greeting that cannot be served is answered with a `Rejection` of no run and no read, which names the
   leader where it is the leader who should be asked, and the end of the stream.
+- While the storage is nearly full, what would add to it is refused as ``STORAGE_FULL``; a run of nothing but deletions,
+  compactions and reads still passes, up to a second mark (`replica.storage.space`), and so does opening a session.
 - A run is answered in full: its sequences come back in one or more `RunResult`, or in a `Rejection`. What
   the node refuses by itself is definite: it was never proposed.
 - Results go to whichever stream the session is attached to at this replica, on any replica that applies them.
@@ -67,6 +69,14 @@ def _code_of(error: runs.MalformedOperation) -> wire.Code:
     return wire.Code.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.Code.INVALID
 
 
+def _removes(run: wire.Run) -> bool:
+    """Does the run free space? One that does not parse frees none."""
+    try:
+        return runs.removes(runs.validate_run(run.operations, run.count))
+    except runs.MalformedOperation:
+        return False
+
+
 class PendingRead:
     """A read that waits: for its grant, or for its turn through the log."""
 
@@ -105,8 +115,11 @@ class Engine(Protocol):
     def unavailable(self) -> str:
         """Why nobody is served at present; empty when they are."""
 
-    def refusal(self) -> tuple[wire.Code, str] | None:
-        """Why nothing may be proposed at present (storage nearly full, shutting down), or None."""
+    def refusal(self, *, removing: bool = False) -> tuple[wire.Code, str] | None:
+        """Why nothing may be proposed at present (storage nearly full, shutting down), or None.
+
+        ``removing``: why not even what frees space may be.
+        """
 
     def offers(self, read: str) -> bool:
         """Does the protocol offer that way to read?"""
@@ -215,7 +228,8 @@ class Sessions:
         elif problem := self._engine.unavailable():
             refusal = wire.Code.UNAVAILABLE, problem
         elif hello.session == 0 and hello.nonce:
-            refusal = self._engine.refusal()
+            # A session is small, and whoever comes to empty a full store needs one.
+            refusal = self._engine.refusal(removing=True)
         if refusal is not None:
             code, message = refusal
             self._turn_away(attachment, wire.Rejection(code=code, definite=True, message=message))
@@ -274,7 +288,7 @@ class Sessions:
         self._touch(attachment)
 
     def _goodbye(self, attachment: Attachment) -> None:
-        if attachment.session and self._engine.refusal() is None:
+        if attachment.session and self._engine.refusal(removing=True) is None:
             operations = runs.encode_operations([kv.CloseSession(attachment.session)])
             self._engine.propose_detached(operations, 1, lambda _outcome: None, system=True)
         attachment.ended = True
@@ -284,11 +298,13 @@ class Sessions:
 
     def _runs(self, attachment: Attachment, incoming: Any) -> None:
         refusal = self._engine.refusal()
+        # Nearly full is not full: what frees space may still have its turn.
+        removals_pass = refusal is not None and self._engine.refusal(removing=True) is None
         session = attachment.session
         limits = self._limits
         for run in incoming:
             count = run.count
-            if refusal is not None:
+            if refusal is not None and not (removals_pass and _removes(run)):
                 self._refuse_run(attachment, run, *refusal)
             elif not session:
                 self._refuse_run(attachment, run, wire.Code.INVALID, "the stream has no session yet")

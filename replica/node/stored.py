@@ -128,9 +128,9 @@ class Stored(Core):
         if self.begun:
             self.loop.machine = machine
 
-    def nearly_full(self) -> str | None:
-        """Why there is no room for more on the disk or in the maps."""
-        return self.storage.space.nearly_full()
+    def nearly_full(self, *, removing: bool = False) -> str | None:
+        """Why there is no room for more (with ``removing``: for removing something) on the disk or in the maps."""
+        return self.storage.space.nearly_full(removing=removing)
 
     def _durable(self, group: int) -> None:
         self.loop.durable(group)

@@ -114,6 +114,10 @@ class Transitions:
             replica.fail(error)
             return
         replica.metrics.state_commits += 1
+        if replica.machine.scavenging:
+            # Nothing more may come (a full store takes no puts), and the space would not be freed.
+            interval = replica.config.storage.state_commit_ms / 1000
+            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
 
     # ------------------------------------------------------------------------------------------ own snapshots
 

@@ -469,3 +469,50 @@ async def test_a_log_that_is_nearly_full_refuses_and_a_snapshot_makes_room(tmp_p
             await leader.loop.until(lambda: leader.refusal() is None)
             await session.run(kv.Put(b"key", b"again"), first=session.sequence)
             assert await session.get(b"key") == b"again"
+
+
+async def fill_state(session: RawSession, node: Replica) -> None:
+    """Put large values under ever new keys until one is refused."""
+    for number in range(1000):
+        await session.run(*(kv.Put(b"key%06d/%d" % (number, index), bytes(30_000)) for index in range(10)))
+        node.transitions.commit_state()
+        node.storage.space._fresh_until = 0.0  # judge the next one anew
+
+
+async def test_a_state_that_is_nearly_full_can_still_be_emptied(tmp_path):
+    async with nodes(tmp_path, count=1, storage__state_map_bytes=16 << 20) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            with pytest.raises(Refused) as refused:
+                await fill_state(session, leader)
+            assert (refused.value.code, refused.value.definite) == (wire.Code.STORAGE_FULL, True)
+            assert "the state uses" in str(refused.value)
+            for adding in ([kv.Put(b"k", b"v")], [kv.Delete(b"k"), kv.Put(b"k", b"v")], [kv.Add(b"k", 1)]):
+                with pytest.raises(Refused) as refused:
+                    await session.run(*adding)
+                assert (refused.value.code, refused.value.definite) == (wire.Code.STORAGE_FULL, True)
+        # Whoever comes to make room may be somebody else.
+        async with await attach(leader) as session:
+            (deleted,) = await session.run(kv.DeleteRange(b"key", b"kez"))
+            assert deleted.count > 300
+            assert leader.refusal() is not None, "the history still holds what was deleted"
+            await session.run(kv.Get(b"k"), kv.Compact(deleted.revision))
+            await eventually(lambda: leader.refusal() is None, "room again")
+            assert leader.storage.state.usage().used_bytes < 1 << 20
+            await session.put(b"key", b"again")
+            assert await session.get(b"key") == b"again"
+
+
+async def test_what_compaction_leaves_behind_is_removed_though_nothing_more_comes(tmp_path):
+    async with nodes(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            for _ in range(20):
+                await session.run(*(kv.Put(b"key%d" % (index % 10), bytes(100)) for index in range(1000)))
+                session.acknowledged = session.sequence
+            (compacted,) = await session.run(kv.Compact(20_000))
+            assert isinstance(compacted, kv.Compacted)
+            await eventually(lambda: not leader.machine.scavenging, "everything superseded removed")
+            assert leader.machine.store.count("history") == 10

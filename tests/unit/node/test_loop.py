@@ -217,7 +217,7 @@ class Bench:
     def unavailable(self) -> str:
         return ""
 
-    def refusal(self) -> None:
+    def refusal(self, *, removing: bool = False) -> None:
         return None
 
     def describe(self) -> wire.ServerFrame.Welcome:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from replica.consensus.interface import Put
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptStorage, StorageError
 from replica.storage.recovery import Storage, format_storage
-from replica.storage.space import SpaceGuard
+from replica.storage.space import SpaceGuard, Usage
 from replica.storage.state import LmdbStore
 
 from .support import MIB, anchor_of, new_storage, opened, vote
@@ -347,6 +348,41 @@ def test_little_free_space_on_the_file_system_refuses_too(tmp_path):
     reason = guard.nearly_full()
     assert reason is not None
     assert "kept in reserve" in reason
+
+
+@pytest.mark.parametrize(
+    ("used", "adding", "removing"), [(0.84, True, True), (0.86, False, True), (0.94, False, True), (0.96, False, False)]
+)
+def test_a_map_takes_removals_beyond_the_mark_for_everything_else_and_up_to_one_of_their_own(
+    tmp_path, used, adding, removing
+):
+    guard = SpaceGuard(tmp_path, (lambda: usage(used=int(1000 * used)), usage), free_bytes_min=0)
+    assert (guard.nearly_full() is None, guard.nearly_full(removing=True) is None) == (adding, removing)
+
+
+@pytest.mark.parametrize(
+    ("free", "reusable", "passing"),
+    [
+        (100, 0, "everything"),
+        (99, 0, "removals"),
+        (99, 1, "everything"),
+        (75, 25, "everything"),
+        (75, 24, "removals"),
+        (74, 500, "removals"),
+        (50, 500, "removals"),
+        (49, 500, "nothing"),
+    ],
+)
+def test_free_pages_within_the_files_make_up_for_a_part_of_the_reserve(monkeypatch, free, reusable, passing):
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_bavail=free, f_frsize=1))
+    sources = (lambda: usage(file=100 + reusable), lambda: usage(file=1000))
+    guard = SpaceGuard(Path("/"), sources, free_bytes_min=100)
+    assert (guard.nearly_full() is None) == (passing == "everything")
+    assert (guard.nearly_full(removing=True) is None) == (passing != "nothing")
+
+
+def usage(*, used: int = 100, file: int = 1000) -> Usage:
+    return Usage(name="it", map_bytes=1000, used_bytes=used, file_bytes=file)
 
 
 def test_the_answer_about_space_is_kept_for_a_moment(tmp_path, monkeypatch):
