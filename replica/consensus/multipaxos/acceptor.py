@@ -55,4 +55,4 @@ class Acceptor:
         if core.voting:
             core.send(sender, HeartbeatAck(message.ballot, message.round, log.decided))
         self._catchups.request(sender)
-        log.record_progress()
+        log.record_progress_when_quiet()

@@ -149,7 +149,7 @@ class Election:
         core.timer(HEARTBEAT_TIMER, core.now + core.options.heartbeat_s)
         core.broadcast(Heartbeat(core.ballot, self._log.decided, self._reads.round))
         self._replication.retransmit()
-        self._log.record_progress()
+        self._log.record_progress_when_quiet()
 
     def on_heartbeat_ack(self, sender: ReplicaId, message: HeartbeatAck) -> None:
         """A voter follows."""

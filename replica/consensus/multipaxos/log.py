@@ -69,6 +69,8 @@ class Log:
         """The highest slot that anybody is known to know as decided."""
         self.sealed: Sealed | None = None
         self._recorded = Progress(0, 0)
+        self._written_before: Ticket = 0
+        """What had been written when the log was last asked whether it is quiet."""
         self.reach = 1
         """Slots before this one are in memory if they hold anything; what later ones hold is on disk alone. The end of
         the window, or less while it is being filled from disk."""
@@ -349,6 +351,16 @@ class Log:
         if progress != self._recorded:
             self._recorded = progress
             self._core.writes.append(Put(PROGRESS_TABLE, PROGRESS_KEY, progress))
+
+    def record_progress_when_quiet(self) -> None:
+        """Write the marks down if nothing else has been written since the last call.
+
+        Whatever is written takes the marks along, so a busy log is never far behind; a sync for them alone would stand
+        in the way of the next votes.
+        """
+        if self._core.written == self._written_before:
+            self.record_progress()
+        self._written_before = self._core.written
 
     def truncate(self, frontier: int) -> None:
         """A durable snapshot of the own state covers ``frontier``: discard what lies behind the tail."""

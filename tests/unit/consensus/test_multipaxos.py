@@ -62,6 +62,24 @@ def test_what_is_proposed_is_delivered_everywhere_in_one_order():
     assert story[1].core.status().decided == 2, "a turn's commands share a slot"
 
 
+def test_a_heartbeat_syncs_the_marks_of_a_quiet_log_once_and_those_of_a_busy_one_never():
+    story = Story(3)
+    story.elect(1)
+    story.wait(0.2)
+
+    def groups() -> list[int]:
+        return [story[replica].core.durable_group for replica in (1, 2, 3)]
+
+    before = groups()
+    for count in range(1, 5):
+        story[1].propose(b"a")
+        story.settle()
+        story.wait(0.05)
+        assert groups() == [group + count for group in before], "a group for the vote, and none for the marks"
+    story.wait(0.2)
+    assert groups() == [group + 5 for group in before], "now nothing else takes the marks along"
+
+
 def test_with_a_batch_of_one_every_operation_has_a_slot_to_itself():
     story = Story(3, options={"batch_max": 1})
     story.elect(1)
