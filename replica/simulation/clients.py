@@ -276,6 +276,7 @@ class Client:
         """Issue so many operations (none, if that is negative) without a pause between them, and then no more."""
         self.budget = max(0, operations)
         self._think_s = 0.0
+        self._patience_s = self.profile.attempt_s
         self._pump()
 
     def _pump(self) -> None:
