@@ -111,7 +111,7 @@ def _timeline(times: list[float], begin: float, killed_at: float, end: float) ->
         windows[min(count - 1, int((t - begin) / WINDOW_S))] += 1
     highest = max(windows) or 1
     blocks = " ▁▂▃▄▅▆▇█"
-    bars = "".join(blocks[(len(blocks) - 1) * value // highest] if value else " " for value in windows)
+    bars = "".join(blocks[-(-(len(blocks) - 1) * value // highest)] for value in windows)  # rounded up: only 0 is blank
     mark = " " * int((killed_at - begin) / WINDOW_S) + "^ kill -9 of the leader"
     return f"acknowledgements in each {WINDOW_S:g} s:\n|{bars}|\n {mark}"
 
