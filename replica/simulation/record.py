@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from replica.kv.transcript import describe_operation, describe_result
+from replica.simulation.checks import changes
 from replica.simulation.clients import FAIL, OK, PENDING, UNKNOWN, Seen
 from replica.simulation.model import Model
 from replica.verification.history import Recorder
@@ -45,7 +46,9 @@ def record(recorder: Recorder, history: Iterable[Seen], model: Model, faults: It
     for index, seen in enumerate(operations):
         if seen.outcome in {UNKNOWN, PENDING} and seen.session:
             executed = model.executed.get((seen.session, seen.sequence))
-            recorder.resolved(identifiers[index], None if executed is None else executed[0].revision)
+            # Whoever was executed and changed nothing has left no trace: that is as good as never.
+            took_effect = executed is not None and changes(executed[0])
+            recorder.resolved(identifiers[index], executed[0].revision if executed and took_effect else None)
     for time, kind in faults:
         recorder.fault(time, kind)
     recorder.close()

@@ -260,9 +260,10 @@ class Simulation:
         self.healed = True
         self.world.trace.say(self.world.now, "--", "everything is healed")
         self.network.heal()
-        for replica in list(self.hosts):
-            host = self.hosts[replica]
-            if replica not in self.configuration.replicas:
+        self._follow()
+        coming = {replica for wanted in (self.change, self.rival) if wanted is not None for replica in wanted.replicas}
+        for replica, host in list(self.hosts.items()):
+            if replica not in self.configuration.replicas and replica not in coming:
                 self._retire(replica)
             host.heal()
         for client in self.clients:
@@ -343,6 +344,29 @@ class Simulation:
 
     def _watch(self) -> None:
         """Twice per election timeout: follow the configuration, push on a change, and count changes of leader."""
+        self._follow()
+        leader = self._find_leader()
+        if leader is not None:
+            if self._leader and leader.replica != self._leader:
+                self.world.count("leader changes")
+                if any(client.outstanding for client in self.clients):
+                    self.world.count("leader changes with proposals in flight")
+            self._leader = leader.replica
+        if self.change is not None:
+            if leader is not None and leader.process is not None and not leader.paused:
+                asked = [self.change] if self.rival is None else [self.change, self.rival]
+                self.draw.shuffle(asked)
+                for configuration in asked:
+                    leader.process.enter(leader.process.reconfigure, configuration)
+        elif self._leaving and not self.healed:
+            if self.draw.random() < 0.2:
+                self._retire(self._leaving[0])
+        elif self._leaving:
+            self._retire(self._leaving[0])
+        self.world.after(self.plan.unit_s / 2, self._watch)
+
+    def _follow(self) -> None:
+        """Learn which configuration has been decided."""
         for decision in self.oracle.decisions[self._decided :]:
             if isinstance(decision, Configuration):
                 gone = set(self.configuration.replicas) - set(decision.replicas)
@@ -355,26 +379,6 @@ class Simulation:
                 self.configuration = decision
                 self.change = self.rival = None
         self._decided = len(self.oracle.decisions)
-        leader = self._find_leader()
-        if leader is not None:
-            if self._leader and leader.replica != self._leader:
-                self.world.count("leader changes")
-                if any(client.outstanding for client in self.clients):
-                    self.world.count("leader changes with proposals in flight")
-            self._leader = leader.replica
-        if self.change is not None:
-            leader = self._find_leader()
-            if leader is not None and leader.process is not None and not leader.paused:
-                asked = [self.change] if self.rival is None else [self.change, self.rival]
-                self.draw.shuffle(asked)
-                for configuration in asked:
-                    leader.process.enter(leader.process.reconfigure, configuration)
-        elif self._leaving and not self.healed:
-            if self.draw.random() < 0.2:
-                self._retire(self._leaving[0])
-        elif self._leaving:
-            self._retire(self._leaving[0])
-        self.world.after(self.plan.unit_s / 2, self._watch)
 
     def _retire(self, replica: ReplicaId) -> None:
         """Take a removed replica out of service: until then it has haunted the cluster."""
