@@ -20,9 +20,9 @@ the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -34,7 +34,7 @@ from .operations import RESULT_BYTES_MAX, AnyResult, Failed, Failure, ReadOperat
 from .outcomes import Opened, Outcome
 from .runs import MalformedOperation, unpack
 from .sessions import SESSIONS_MAX, Sessions
-from .store import Store
+from .store import Reader, Store
 
 FORMAT: Final = 1
 """Version of the layout of the state. A replica refuses a state of another one."""
@@ -43,6 +43,9 @@ SCAVENGED_WRITES_A_COMMIT: Final = 8192
 """About so many writes are looked at, for what compaction left behind, in one commit."""
 
 DIGEST_BYTES: Final = 16
+
+DIGEST_STRETCH_KEYS: Final = 64
+"""Keys that a digest takes in between two calls of what it was given to call."""
 
 _META_KEY: Final = b"state"
 
@@ -225,18 +228,29 @@ class StateMachine:
             room -= evaluation.spent
         return results
 
-    def digest(self) -> Digest:
-        """The fingerprint of the state as applied: a scan of all live keys."""
+    def digest(self, *, between: Callable[[], None] | None = None) -> Digest:
+        """The fingerprint of the state as applied: a scan of all live keys.
+
+        ``between`` is called every `DIGEST_STRETCH_KEYS` keys; what it raises ends the scan.
+        """
         history = self.history
         total = 0
         keys = 0
         for item in history.interval(b"", b"", history.revision, system=True):
             keys += 1
             total += int.from_bytes(blake2b(_encode(item), digest_size=DIGEST_BYTES).digest(), "big")
+            if between is not None and keys % DIGEST_STRETCH_KEYS == 0:
+                between()
         sessions = blake2b(self.sessions.canonical(), digest_size=DIGEST_BYTES).digest()
         total += int.from_bytes(sessions, "big")
         folded = total % (1 << (8 * DIGEST_BYTES))
         return Digest(self.applied, history.revision, keys, folded.to_bytes(DIGEST_BYTES, "big").hex())
 
 
-__all__ = ["AppliedCommand", "Digest", "Opened", "Outcome", "StateMachine"]
+def digest_of(reader: Reader, *, between: Callable[[], None] | None = None) -> Digest:
+    """What `StateMachine.digest` says of the state that ``reader`` holds as it was committed. Raises `CorruptState`."""
+    # A machine that was just loaded has nothing to write, and neither loading nor the digest writes by itself.
+    return StateMachine(cast("Store", reader)).digest(between=between)
+
+
+__all__ = ["AppliedCommand", "Digest", "Opened", "Outcome", "StateMachine", "digest_of"]

@@ -11,23 +11,11 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 
-class Store(Protocol):
-    """Named ordered tables, bytes to bytes. Keys are at most 511 bytes. Not thread-safe."""
+class Reader(Protocol):
+    """Named ordered tables, bytes to bytes, to be read. A table that is not there is an empty one."""
 
     def get(self, table: str, key: bytes) -> bytes | None:
         """The value, or None."""
-
-    def put(self, table: str, key: bytes, value: bytes) -> None:
-        """Insert or replace."""
-
-    def put_many(self, table: str, items: list[tuple[bytes, bytes]], *, append: bool = False) -> None:
-        """Insert or replace several; ``append`` promises ascending keys behind the last one of the table."""
-
-    def delete(self, table: str, key: bytes) -> bool:
-        """Remove; True when it was there."""
-
-    def delete_many(self, table: str, keys: Iterable[bytes]) -> None:
-        """Remove several; absent ones are passed over."""
 
     def seek(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
         """The first item at or behind ``key``."""
@@ -40,6 +28,22 @@ class Store(Protocol):
 
     def count(self, table: str) -> int:
         """How many items the table holds."""
+
+
+class Store(Reader, Protocol):
+    """Tables that can be written, too. Keys are at most 511 bytes. Not thread-safe."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        """Insert or replace."""
+
+    def put_many(self, table: str, items: list[tuple[bytes, bytes]], *, append: bool = False) -> None:
+        """Insert or replace several; ``append`` promises ascending keys behind the last one of the table."""
+
+    def delete(self, table: str, key: bytes) -> bool:
+        """Remove; True when it was there."""
+
+    def delete_many(self, table: str, keys: Iterable[bytes]) -> None:
+        """Remove several; absent ones are passed over."""
 
     def clear(self) -> None:
         """Remove everything, as part of the open transaction."""

@@ -113,7 +113,11 @@ class AdminService(wire.AdminServicer):
                 f"position {request.at_least} was not applied within {timeout_s} s: this replica stands at "
                 f"{replica.machine.applied}",
             )
-        digest = replica.machine.digest()
+        try:
+            digest = await replica.transitions.digest()
+        except NodeFailure as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no digest: {error}")
+            raise
         return wire.DigestReply(
             applied=digest.applied, revision=digest.revision, digest=digest.digest, keys=digest.keys
         )

@@ -200,6 +200,7 @@ class Replica(Stored):
         if self._server is not None:
             await self._server.stop(STOP_GRACE_S)
         await self.cancel_tasks()
+        await self.transitions.end_reading()
         if self.begun and not self.loop.halted:
             try:
                 async with asyncio.timeout(FLUSH_TIMEOUT_S):

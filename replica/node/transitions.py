@@ -13,25 +13,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
 from replica.consensus.interface import Frontier, Put, Reason, ReplicaId, Sealed, SnapshotUnavailable, SnapshotWish
 from replica.kv.layout import CorruptState
-from replica.kv.machine import StateMachine
+from replica.kv.machine import Digest, StateMachine
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
 from replica.storage.snapshots import SnapshotTask, SnapshotWritten
 from replica.transport import SnapshotError, SnapshotQuery, SnapshotRefused, SnapshotSource, SnapshotUnserved
 
 from .errors import NodeFailure
+from .fingerprint import DigestCancelled, DigestTask
 from .loop import covers
 
 if TYPE_CHECKING:
     from .stored import Stored
 
 __all__ = ["SnapshotReport", "Transitions"]
+
+T = TypeVar("T")
 
 JOIN_PAUSE_S: Final = 0.5
 """Between two rounds of asking the members whether this replica is one of them."""
@@ -71,6 +75,7 @@ class Transitions:
         self._uncommitted = 0
         self._commit_timer: asyncio.TimerHandle | None = None
         self._commit_delays = 0
+        self._reading: tuple[SnapshotTask | DigestTask, asyncio.Future[Any]] | None = None
 
     # ------------------------------------------------------------------------------------------ state commits
 
@@ -176,15 +181,49 @@ class Transitions:
         """Write a snapshot on a worker thread. Whoever is cancelled here has the thread stop first: it reads the state,
         which is closed next.
         """
-        writing = asyncio.ensure_future(asyncio.to_thread(task.write))
+        return await self._read(task, task.write)
+
+    async def _read(self, task: SnapshotTask | DigestTask, run: Callable[[], T]) -> T:
+        """``run`` the task, which reads the state, on a worker thread; with the lock held."""
+        reading = asyncio.ensure_future(asyncio.to_thread(run))
+        self._reading = task, reading
         try:
-            return await asyncio.shield(writing)
+            return await asyncio.shield(reading)
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([writing])
-            if not writing.cancelled():
-                writing.exception()  # it was given up: whatever came of it is of no use
+            await asyncio.wait([reading])
+            if not reading.cancelled():
+                reading.exception()  # it was given up: whatever came of it is of no use
             raise
+        finally:
+            if reading.done():
+                self._reading = None
+
+    async def end_reading(self) -> None:
+        """The state is about to be closed: have the thread that reads it stop, whoever waits for it."""
+        if self._reading is not None:
+            task, reading = self._reading
+            task.cancel()
+            await asyncio.wait([reading])
+
+    async def digest(self) -> Digest:
+        """The digest of the state as applied now, worked out beside the loop. One transition at a time: snapshots and
+        changes of the epoch wait for it.
+
+        Raises `NodeFailure`.
+        """
+        async with self._lock:
+            replica = self._replica
+            self.commit_state()
+            if replica.loop.halted:
+                raise NodeFailure("the replica has stopped")
+            task = DigestTask(replica.storage.state.view())
+            try:
+                return await self._read(task, task.run)
+            except DigestCancelled as error:
+                raise NodeFailure("the replica is shutting down") from error
+            except CorruptState as error:
+                raise NodeFailure(f"the state cannot be read: {error}") from error
 
     # ----------------------------------------------------------------------------------------- the next epoch
 

@@ -118,42 +118,16 @@ class LmdbStore:
 
     def seek(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
         """The first item at or behind ``key``."""
-        cursor = self._cursors.get(table) or self._cursor(table)
-        if not (cursor.set_range(key) if key else cursor.first()):
-            return None
-        item: tuple[bytes, bytes] = cursor.item()
-        return item
+        return _seek(self._cursors.get(table) or self._cursor(table), key)
 
     def seek_before(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
         """The last item before ``key``; an empty key means the last of the table."""
-        cursor = self._cursors.get(table) or self._cursor(table)
-        found = cursor.prev() if key and cursor.set_range(key) else cursor.last()
-        if not found:
-            return None
-        item: tuple[bytes, bytes] = cursor.item()
-        return item
+        return _seek_before(self._cursors.get(table) or self._cursor(table), key)
 
     def scan(self, table: str, first: bytes, last: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
         """Items in ``[first, last)`` (empty ``last``: to the end). The table must not be written while it runs."""
         handle = self._table(table)
-        with self._transaction.cursor(handle) as cursor:
-            if reverse:
-                if not (cursor.prev() if last and cursor.set_range(last) else cursor.last()):
-                    return
-                for item in cursor.iterprev(True, True):
-                    if item[0] < first:
-                        return
-                    yield item
-            else:
-                if not (cursor.set_range(first) if first else cursor.first()):
-                    return
-                if not last:
-                    yield from cursor.iternext(True, True)
-                    return
-                for item in cursor.iternext(True, True):
-                    if item[0] >= last:
-                        return
-                    yield item
+        return _scan(self._transaction, handle, first, last, reverse)
 
     def count(self, table: str) -> int:
         """How many items the table holds."""
@@ -228,9 +202,48 @@ class LmdbStore:
         return measure("the state", self._environment, self._tables)
 
 
+def _scan(transaction: Any, handle: Any, first: bytes, last: bytes, reverse: bool) -> Iterator[tuple[bytes, bytes]]:
+    with transaction.cursor(handle) as cursor:
+        if reverse:
+            if not (cursor.prev() if last and cursor.set_range(last) else cursor.last()):
+                return
+            for item in cursor.iterprev(True, True):
+                if item[0] < first:
+                    return
+                yield item
+        else:
+            if not (cursor.set_range(first) if first else cursor.first()):
+                return
+            if not last:
+                yield from cursor.iternext(True, True)
+                return
+            for item in cursor.iternext(True, True):
+                if item[0] >= last:
+                    return
+                yield item
+
+
+def _seek(cursor: Any, key: bytes) -> tuple[bytes, bytes] | None:
+    if not (cursor.set_range(key) if key else cursor.first()):
+        return None
+    item: tuple[bytes, bytes] = cursor.item()
+    return item
+
+
+def _seek_before(cursor: Any, key: bytes) -> tuple[bytes, bytes] | None:
+    found = cursor.prev() if key and cursor.set_range(key) else cursor.last()
+    if not found:
+        return None
+    item: tuple[bytes, bytes] = cursor.item()
+    return item
+
+
 class StoreView:
-    """A read transaction over the committed state. Any one thread may use it, and must close it: the pages that it
-    sees are not used again before that."""
+    """A read transaction over the committed state (`replica.kv.store.Reader`).
+
+    Any one thread may use it, and must close it, before the store is: the pages that it sees are not used again before
+    that.
+    """
 
     def __init__(self, environment: Any, tables: dict[str, Any]) -> None:
         self._transaction = environment.begin()
@@ -238,6 +251,13 @@ class StoreView:
             names = {key.decode() for key in cursor.iternext(True, False)}
         # A table of the open write transaction isn't there yet for this view.
         self._tables = {name: handle for name, handle in tables.items() if name in names}
+        self._cursors: dict[str, Any] = {}
+
+    def _cursor(self, table: str) -> Any:
+        cursor = self._cursors.get(table)
+        if cursor is None:
+            cursor = self._cursors[table] = self._transaction.cursor(self._tables[table])
+        return cursor
 
     def tables(self) -> list[str]:
         """The names of the tables."""
@@ -248,8 +268,31 @@ class StoreView:
         with self._transaction.cursor(self._tables[table]) as cursor:
             yield from cursor.iternext(True, True)
 
+    def get(self, table: str, key: bytes) -> bytes | None:
+        """The value, or None."""
+        if table not in self._tables:
+            return None
+        value: bytes | None = self._transaction.get(key, None, self._tables[table])
+        return value
+
+    def seek(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
+        """The first item at or behind ``key``."""
+        return _seek(self._cursor(table), key) if table in self._tables else None
+
+    def seek_before(self, table: str, key: bytes) -> tuple[bytes, bytes] | None:
+        """The last item before ``key``; an empty key means the last of the table."""
+        return _seek_before(self._cursor(table), key) if table in self._tables else None
+
+    def scan(self, table: str, first: bytes, last: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
+        """Items in ``[first, last)`` (empty ``last``: to the end)."""
+        if table not in self._tables:
+            return iter(())
+        return _scan(self._transaction, self._tables[table], first, last, reverse)
+
     def count(self, table: str) -> int:
         """How many items the table holds."""
+        if table not in self._tables:
+            return 0
         entries: int = self._transaction.stat(self._tables[table])["entries"]
         return entries
 

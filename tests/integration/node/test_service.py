@@ -1,14 +1,19 @@
 """Three replicas in one process, and what a client that speaks the frames by hand gets from them."""
 
+import asyncio
 import contextlib
+import threading
 from functools import partial
 
 import grpc
+import msgspec
 import pytest
 import pytest_asyncio
 
 from replica.kv import operations as kv
 from replica.kv import runs
+from replica.kv.machine import digest_of
+from replica.node.fingerprint import DigestCancelled
 from replica.node.replica import Replica
 from replica.wire import typed as wire
 from tests.support.nodes import RawSession, Refused, admin, attach, eventually, nodes
@@ -264,3 +269,56 @@ async def test_a_full_disk_refuses_before_proposing_and_goes_on_when_there_is_ro
         session.sequence = 1
         await session.put(b"key", b"after")
         assert await session.get(b"key") == b"after"
+
+
+async def test_a_digest_is_worked_out_while_the_replica_goes_on(tmp_path, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow_digest(reader, *, between):
+        begun.set()
+        go_on.wait(60)
+        return digest_of(reader, between=between)
+
+    monkeypatch.setattr("replica.node.fingerprint.digest_of", slow_digest)
+    async with nodes(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with admin(leader) as operator, await attach(leader) as session:
+            await session.put(b"key", b"value")
+            before = leader.machine.digest()
+            asked = asyncio.ensure_future(operator.Digest(wire.DigestRequest(at_least=before.applied)))
+            try:
+                await eventually(begun.is_set, "the digest being worked out")
+                await session.put(b"key", b"another")
+                assert await session.get(b"key") == b"another"
+                assert not asked.done()
+            finally:
+                go_on.set()
+            reply = await asked
+            assert (reply.applied, reply.revision, reply.keys, reply.digest) == msgspec.structs.astuple(before)
+            reply = await operator.Digest(wire.DigestRequest())
+            assert reply.digest == leader.machine.digest().digest != before.digest
+
+
+async def test_a_replica_that_stops_gives_up_the_digest_that_it_is_working_out(tmp_path, monkeypatch):
+    given_up = threading.Event()
+
+    def endless_digest(_reader, *, between):
+        try:
+            while True:
+                between()
+        except DigestCancelled:
+            given_up.set()
+            raise
+
+    monkeypatch.setattr("replica.node.fingerprint.digest_of", endless_digest)
+    async with nodes(tmp_path, count=1) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with admin(leader) as operator:
+            asked = asyncio.ensure_future(operator.Digest(wire.DigestRequest()))
+            await eventually(lambda: leader.transitions._reading is not None, "the digest being worked out")
+            await cluster.stop()
+            assert given_up.is_set()
+            with pytest.raises(grpc.RpcError):
+                await asked

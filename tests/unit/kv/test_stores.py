@@ -5,9 +5,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replica.kv.layout import META, SESSIONS, TABLES, CorruptState, prefix_of, split_record_key
-from replica.kv.machine import StateMachine
+from replica.kv.machine import DIGEST_STRETCH_KEYS, StateMachine, digest_of
 from replica.kv.memory import MemoryStore
-from replica.kv.operations import Get, Got, Put
+from replica.kv.operations import Delete, Get, Got, OpenSession, Put
+from replica.storage.state import LmdbStore
 
 from .support import STORES, Replica, command
 
@@ -164,3 +165,26 @@ def test_a_state_of_another_layout_is_refused(store):
 def test_record_keys_sort_as_keys_do_and_can_be_read_back(one, other, revision):
     assert (prefix_of(one) < prefix_of(other)) == (one < other)
     assert split_record_key(prefix_of(one) + (2**64 - 1 - revision).to_bytes(8, "big")) == (one, revision)
+
+
+def test_a_view_of_what_was_committed_has_the_digest_of_the_machine_and_keeps_it(tmp_path):
+    store = LmdbStore(tmp_path, map_bytes=64 << 20)
+    machine = StateMachine(store)
+    machine.commit()
+    view = store.view()
+    assert digest_of(view) == machine.digest(), "an empty state has one, too"
+    view.close()
+    machine.apply(1, [command(OpenSession(b"nonce"), system=True)])
+    machine.apply(2, [command(*(Put(b"%d" % (number % 100), b"%d" % number) for number in range(1000)), session=1)])
+    machine.apply(3, [command(Delete(b"7"), session=1, sequence=1001)])
+    machine.commit()
+    view = store.view()
+    before = machine.digest()
+    stretches: list[None] = []
+    machine.apply(4, [command(Put(b"8", b"later"), session=1, sequence=1002)])
+    assert digest_of(view, between=lambda: stretches.append(None)) == before
+    assert before.keys == 99
+    assert len(stretches) == 99 // DIGEST_STRETCH_KEYS
+    assert machine.digest() != before
+    view.close()
+    store.close()
