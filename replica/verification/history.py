@@ -17,8 +17,9 @@ Rules
   Among equal times the order of lines decides, which is right for a recorder in one process; `merge_events` joins the
   events of several such that equal times of different recorders count as concurrent.
 * A client may have several operations outstanding.
-* ``resolved`` says what became of an operation whose outcome its client never learned: the ``revision`` at which it
-  took effect, or null for never. Only somebody who knows the decided order (a simulator) can write it.
+* ``resolved`` says what became of an operation whose outcome its client never learned: the ``revision`` that it made,
+  or null if it changed nothing, be it that it was never carried out. Only somebody who knows the decided order (a
+  simulator) can write it.
 * Fields are only ever appended, with defaults; a change of meaning raises ``version``, and a reader refuses versions
   that it does not know.
 
@@ -135,7 +136,7 @@ class Unknown(Event, frozen=True, kw_only=True, gc=False, tag="unknown"):
 
 
 class Resolved(Event, frozen=True, kw_only=True, gc=False, tag="resolved"):
-    """An operation of unknown outcome took effect at ``revision``, or never did (None)."""
+    """An operation of unknown outcome made ``revision``, or changed nothing (None)."""
 
     id: int
     revision: int | None
@@ -183,7 +184,7 @@ class Operation(msgspec.Struct, kw_only=True, gc=False):
     resolved: bool = False
     """The outcome is unknown to the client, but has been found out."""
     revision: int | None = None
-    """Where a resolved operation took effect; None for never."""
+    """What a resolved operation made; None if it changed nothing."""
 
     def __str__(self) -> str:
         arguments = [] if self.key is None else [self.key]
@@ -378,7 +379,7 @@ class Recorder:
         self._append(Unknown(id=identifier, time=time, error=error))
 
     def resolved(self, identifier: int, revision: int | None) -> None:
-        """It has been found out that an operation of unknown outcome took effect at ``revision``, or never (None)."""
+        """It has been found out that an operation of unknown outcome made ``revision``, or changed nothing (None)."""
         self._append(Resolved(id=identifier, revision=revision))
 
     def fault(self, time: float, kind: str, *, until: float | None = None, detail: str = "") -> None:

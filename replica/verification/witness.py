@@ -174,7 +174,7 @@ class Witness:
             if not begins:
                 if place > furthest:
                     furthest, reached = place, entry
-            elif reached is not None and (place < furthest or (place == furthest and place[1] == 0)):
+            elif reached is not None and place < furthest:
                 return self._pair(
                     entry,
                     reached,
