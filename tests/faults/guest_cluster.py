@@ -10,12 +10,13 @@ printing every acknowledgement as it comes.
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from pathlib import Path
 
 import msgspec
 
-from bench.increments import Outcome, audit, run, run_increments
+from bench.increments import MARKERS, Outcome, audit, marker, run, run_increments
 from deploy import Cluster, ClusterError
 from replica.client import connect_async
 
@@ -34,6 +35,24 @@ def report(value: object) -> None:
     sys.stdout.flush()
 
 
+def missing(outcomes: list[Outcome]) -> list[str]:
+    """Acknowledged operations of which no file of any replica holds a trace.
+
+    A replica that ran without syncing refuses to start after such an end. What its files hold says whether it had
+    cause to.
+    """
+    found: set[bytes] = set()
+    for path in FOLDER.rglob("*"):
+        if path.is_file() and path.suffix in {".mdb", ".snapshot"}:
+            found.update(re.findall(re.escape(MARKERS) + rb"[a-z0-9-]+/[0-9]{10}", path.read_bytes()))
+    return [
+        f"{outcome.client}/{number}"
+        for outcome in outcomes
+        for number in outcome.acknowledged
+        if marker(outcome.client, number) not in found
+    ]
+
+
 async def main(boot: int, durability: str, outcomes: list[Outcome]) -> None:
     """See the module's text."""
     if Cluster.exists(FOLDER):
@@ -45,7 +64,7 @@ async def main(boot: int, durability: str, outcomes: list[Outcome]) -> None:
     try:
         cluster.up(timeout_s=READY_TIMEOUT_S)
     except ClusterError as error:
-        report({"failed": str(error)})
+        report({"failed": str(error), "missing": missing(outcomes)})
         return
     async with connect_async(",".join(cluster.endpoints), timeout_s=OPERATION_TIMEOUT_S, stall_s=STALL_S) as store:
         report({"audit": await audit(store, outcomes)})
