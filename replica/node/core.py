@@ -66,7 +66,7 @@ class Core:
         self.machine: StateMachine
         self.coordinator: Coordinator
         self.loop: Loop
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def make_loop(
         self,
@@ -137,13 +137,13 @@ class Core:
         self.failed.set_result(failure)
         self.sessions.close_all(wire.Code.UNAVAILABLE, "the replica has failed")
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run ``work`` beside the loop; if it fails, the replica fails."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(error)

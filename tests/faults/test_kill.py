@@ -15,6 +15,7 @@ import pytest
 from bench.increments import Audit, Outcome, audit, longest_gap
 from deploy import Cluster, admin
 from replica.client import connect_async
+from tests.faults import guest_cluster
 from tests.support.load import IncrementClient
 
 IN_FLIGHT = 64
@@ -117,3 +118,16 @@ def test_nothing_acknowledged_is_lost_when_the_leader_is_killed_again_and_again(
 def test_nothing_acknowledged_is_lost_when_all_replicas_are_killed_at_once(cluster: Cluster, kills: int) -> None:
     outcomes, gaps = run_kills(cluster, kills, kill_everyone, seed=kills)
     verify(cluster, outcomes, gaps)
+
+
+def test_the_search_for_traces_finds_what_killed_replicas_have_synced(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with IncrementClient(cluster, "traced", in_flight=8) as client:
+        client.wait_acknowledged(100)
+        outcome = client.finish()
+    kill_everyone(cluster, random.Random(0))
+    monkeypatch.setattr(guest_cluster, "FOLDER", cluster.folder)
+    assert guest_cluster.missing([outcome]) == []
+    never = Outcome(client="traced", acknowledged=[9_999_999_999])
+    assert guest_cluster.missing([never]) == ["traced/9999999999"]
