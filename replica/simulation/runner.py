@@ -764,15 +764,17 @@ def run(
     plan: Plan | None = None,
     readable: bool = False,
     recorder: Recorder | None = None,
+    witness: Witness | None = None,
 ) -> Report:
     """Run one seed. Raises `SimulationFailure`, which names the check, the seed and how to replay it.
 
-    ``recorder`` is given what the clients saw, whether the run was clean or not, and closed.
+    ``recorder`` is given what the clients saw, whether the run was clean or not, and closed. ``witness`` stands in for
+    the one that is known for the protocol's name.
     """
     given = plan is not None
     if plan is None:
         plan = plan_of(seed, spec, replicas, profile, options=options, operations=operations)
-    simulation = Simulation(plan, spec, replicas, controls=controls, readable=readable)
+    simulation = Simulation(plan, spec, replicas, controls=controls, readable=readable, witness=witness)
     try:
         return simulation.run()
     except Exception as error:
