@@ -59,6 +59,12 @@ class Background:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
+            # grpc may have tasks under way whose stream has ended: they come to their end as under asyncio.run.
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         finally:
             self.loop.close()
 
