@@ -28,6 +28,7 @@ import msgspec
 
 from .history import History, HistoryError, Operation
 from .models import NEVER, Case, Entry, Model, Part, Place, State, Step, spans_of
+from .replay import Gaps
 from .semantics import Draft, Item, agrees, evaluate, is_inside
 from .vocabulary import (
     JUDGED,
@@ -49,7 +50,7 @@ from .vocabulary import (
     revisions_named,
     revisions_shown,
 )
-from .witness import Gaps, Witness
+from .witness import Witness
 
 
 class Slot(NamedTuple):
@@ -179,12 +180,13 @@ class KeyValuePart(Part):
 
     def near(self, entry: Entry) -> Sequence[Entry]:
         """As `Part.near`: what shares a key with it."""
-        touched = self._touched(entry)
-        return [each for each in self.entries if touched & self._touched(each)]
+        touched = self.touched(entry)
+        return [each for each in self.entries if touched & self.touched(each)]
 
-    def _touched(self, entry: Entry) -> set[str]:
+    def touched(self, entry: Entry) -> frozenset[str]:
+        """As `Part.touched`."""
         named, intervals = reach_of(entry.action)
-        return set(named).union(key for key in self.keys for interval in intervals if is_inside(key, *interval))
+        return frozenset(named).union(key for key in self.keys for interval in intervals if is_inside(key, *interval))
 
     def narrowed(self, entries: Sequence[Entry]) -> KeyValuePart:
         """As `Part.narrowed`."""

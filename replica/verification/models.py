@@ -84,6 +84,10 @@ class Part(ABC):
         after = self.step(state, entry)
         return () if after is None else (after,)
 
+    def touched(self, entry: Entry) -> frozenset[str]:
+        """The keys that ``entry`` looks at or writes, for parts of several keys."""
+        return frozenset()
+
     def near(self, entry: Entry) -> Sequence[Entry]:
         """The entries that work on what ``entry`` works on: those to look at when it cannot be explained."""
         return self.entries

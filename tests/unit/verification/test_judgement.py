@@ -129,6 +129,22 @@ def test_an_unseen_write_explains_a_version_that_was_skipped():
     assert check(record(put(1, 2, "b", 2), seen)).verdict is Verdict.VIOLATION
 
 
+def test_an_unseen_deletion_explains_that_a_key_is_gone():
+    deletion: tuple[Any, ...] = (0, None, "delete", "x", {}, None)
+    gone: tuple[Any, ...] = (3, 4, "get", "x", {}, {"revision": 2, "item": None})
+    report = check(record(deletion, put(1, 2, "a", 1), gone))
+    assert (report.verdict, report.method) == (Verdict.OK, Method.WITNESS)
+    assert check(record(put(1, 2, "a", 1), gone)).verdict is Verdict.VIOLATION
+
+
+def test_what_was_seen_unchanged_cannot_have_been_written_in_between():
+    unseen = put(0, None, "b", None)
+    seen = [get(begin, begin + 1, "a", 1, revision, create=1, version=1) for begin, revision in ((3, 1), (5, 3))]
+    later = put(7, 8, "c", 4)
+    last = get(9, 10, "c", 4, 4, create=1, version=3)
+    assert check(record(unseen, put(1, 2, "a", 1), *seen, later, last)).verdict is Verdict.VIOLATION
+
+
 def test_a_resolved_operation_must_have_taken_effect_where_it_was_found():
     seen = get(3, 4, "b", 2, 2, create=1, version=2)
     assert check(record(put(0, None, "a", 1), put(1, 2, "b", 2), seen)).verdict is Verdict.OK
@@ -263,15 +279,20 @@ def history_of_store(seed: int, *, unheard: float = 0.1) -> History:
 def test_the_model_agrees_with_the_real_state_machine():
     kinds = set()
     refusals = set()
+    undecided = uncertain = 0
     for seed in range(300):
         history = history_of_store(seed)
         report = check(history, budget=Budget(states=20_000))
         assert report.verdict is not Verdict.VIOLATION, (seed, report)
         if not report.uncertain:
             assert report.verdict is Verdict.OK
+        uncertain += report.uncertain > 0
+        undecided += report.verdict is Verdict.UNKNOWN
         kinds |= {each.operation for each in history.operations}
         refusals |= {each.result.get("failed") for each in history.operations}
     assert len(kinds) == 8
+    assert uncertain > 150, uncertain
+    assert undecided <= 3, undecided
     assert {"condition", "not a number", "compacted", "future revision"} <= refusals
 
 
