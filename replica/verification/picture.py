@@ -13,10 +13,10 @@ from typing import Final
 from .history import FaultWindow, History, Operation
 from .verdict import Report, Verdict, Violation
 
-EXPLAINED_MAX: Final = 12
+EXPLAINED_MAX: Final = 8
 """So many operations of the linearization are drawn, the last ones."""
 
-OTHERS_MAX: Final = 8
+OTHERS_MAX: Final = 6
 """So many others are drawn, the nearest in time to the stuck one."""
 
 LABEL_CHARACTERS_MAX: Final = 34
@@ -39,8 +39,10 @@ _COLOURS: Final = {
     "unknown": ("#ffffff", "#6b6b80"),
 }
 
+_LINK: Final = ' (<a href="#stuck">show it in the drawing</a>)'
+
 _STYLE: Final = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1400px; padding: 0 1em; color: #1c1c28;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; padding: 0 1.5em; color: #1c1c28;
   background: #fff; }
 h1 { font-size: 1.4em; margin: 0 0 .3em; }
 .verdict { display: inline-block; padding: .1em .6em; border-radius: .3em; color: #fff; }
@@ -49,7 +51,7 @@ h1 { font-size: 1.4em; margin: 0 0 .3em; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .15em .9em .15em 0; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } code { font-size: .93em; }
 tr.stuck td { color: #c0281c; font-weight: 600; }
-svg text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+html { scroll-padding: 6em 40vw; } svg text { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
 """
 
 
@@ -62,7 +64,7 @@ def draw_report(history: History, report: Report) -> str:
     )
     body = [
         f'<h1><span class="verdict {report.verdict}">{report.verdict}</span> {escape(_title(report))}</h1>',
-        f"<p>{escape(report.explanation)}</p>",
+        f"<p>{escape(report.explanation)}{_LINK if report.violation is not None else ''}</p>",
         f"<p>{facts}.</p>",
     ]
     if report.violation is not None:
@@ -256,7 +258,7 @@ class _Drawing:
         text = f"stuck: {_ordinal(len(self._numbers) + 1)} would be next"
         left = x - len(text) * _CHARACTER if x + len(text) * _CHARACTER > self._width else x
         return (
-            f'<path d="M{x:.1f} 20V{self._height - 8:.1f}" stroke="#c0281c" stroke-dasharray="2 4"/>'
+            f'<path id="stuck" d="M{x:.1f} 20V{self._height - 8:.1f}" stroke="#c0281c" stroke-dasharray="2 4"/>'
             f'<path d="M{x - 5:.1f} {y + 6}l10 10m0 -10l-10 10" stroke="#c0281c" stroke-width="2.5"/>'
             f'<text x="{left:.1f}" y="16" fill="#c0281c" font-weight="700">{escape(text)}</text>'
         )
