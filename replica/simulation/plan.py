@@ -73,6 +73,14 @@ VARIANTS: Final = {"multipaxos": ("fpaxos", "multipaxos")}
 """Where a cluster may be moved to without leaving what its witness understands."""
 
 
+FAULTS_MIN: Final = 6
+"""Faults that a plan holds at least; some of them may find nobody to strike."""
+
+
+OUTSTANDING_MAX: Final = 24
+"""Operations that a client has outstanding at most: all of them are lost to it when it gives its session up."""
+
+
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that goes wrong (or that an operator does) at ``at``; the other fields depend on the kind."""
 
@@ -272,12 +280,12 @@ def _clients(draw: random.Random, unit: float, chaos: float, operations: int) ->
     return tuple(
         ClientProfile(
             operations=each,
-            window=draw.choice((1, 2, 4, 16)),
+            window=min(draw.choice((1, 2, 4, 16)), max(1, OUTSTANDING_MAX // run)),
             run_operations=run,
             think_s=think * draw.choice((0.0, 0.8, 1.0)),
             attempt_s=unit * draw.uniform(0.2, 1.0),
             backoff_s=unit * _log(draw, 0.005, 0.1),
-            give_up_s=unit * draw.choice((2.0, 6.0, 100.0)),
+            give_up_s=unit * draw.choice((4.0, 8.0, 100.0)),
             keys=keys,
             read_index=index,
             stale=draw.choice((0.0, 0.05)),
@@ -305,15 +313,17 @@ def _faults(
         kinds |= {"snapshot": 1.0, "yield": 1.0, "client crash": 1.0, "client move": 1.5}
         if spec.capabilities.reconfiguration:
             kinds |= {"replace": 1.0}
-    taken = [kind for kind in kinds if draw.random() < 0.65]
-    if not taken:
+    if not kinds:
         return ()
+    taken = [kind for kind in kinds if draw.random() < 0.65]
     intensity = _log(draw, 0.4, 2.0)
     faults: list[Fault] = []
     for kind in taken:
         mean = kinds[kind] * intensity
         number = sum(draw.random() < mean / 12 for _ in range(12)) if mean < 12 else int(mean)
         faults.extend(_fault(draw, kind, unit, chaos) for _ in range(number))
+    while len(faults) < FAULTS_MIN:
+        faults.append(_fault(draw, draw.choice(sorted(kinds)), unit, chaos))
     if profile.partitions and profile.crashes and draw.random() < 0.6:
         for _ in range(draw.randrange(1, 4)):
             faults.extend(_STORIES[draw.randrange(len(_STORIES))](draw, unit, draw.uniform(0.05, 0.8) * chaos))
