@@ -15,7 +15,8 @@ One turn of a driver, which is the contract that every protocol may rely on:
 3. When the group is durable, release the messages that waited on its tickets and feed ``Persisted(ticket)`` for each
    ticket, in order. Tickets complete in the order in which they were issued, each is atomic, and a crash keeps a
    prefix of them that holds at least those that were reported.
-4. Apply ``deliveries`` in the order given; answer reads once the state has reached the stated frontier.
+4. Carry out ``installs``, apply ``deliveries`` in the order given and hand out ``answers``; answer reads once the state
+   has reached the stated frontier.
 
 What a protocol must keep:
 
@@ -27,6 +28,25 @@ What a protocol must keep:
 - Every identifier that a replica mints is reserved durably or carries the ``incarnation`` before it is sent.
 - Safety never depends on ``now``; only leases that a protocol declares may, and they judge by ``now`` alone.
 - No iteration over a set or any other order that differs between runs may reach the effects.
+
+Three shapes of decision. `Capabilities` says which one a protocol has, and a driver builds the state for it:
+
+- *One order* (``total_order``): positions 1, 2, 3 … without gaps, one state machine with global revisions.
+- *An order by object*: `Deliver.object` names what the position counts in. An object is a sequence of decisions, and
+  what it stands for is the protocol's business: a key with a log of its own (WPaxos), or the instances that one replica
+  leads (EPaxos). Deliveries of different objects need no common order, yet commands that interfere are delivered in the
+  same order on every replica. Within an object positions may be delivered out of order where the protocol's
+  dependencies allow it. The state remembers what it applied above the frontier, and a driver passes over what was
+  applied before: a protocol that starts again may deliver anything above ``Context.applied`` once more. Keys have
+  versions of their own and no global revision.
+- *Registers* (``registers``): there is no order and no log; the record under a key *is* the vote. The protocol holds
+  the records in a table of its own, computes with the pure functions of `Registers` that the driver injects, and
+  answers commands itself (`Answer`). Its frontier is an empty map.
+
+Where commands are ordered by object or in registers, and ``footprints`` is declared, a driver cuts a client's run into
+commands each of which touches one key (a transaction is a command of its own, refused where ``transactions`` is not
+declared), so that keys do not interfere only because they travelled together. Names of objects that stand for a key
+are made by `object_of`.
 
 Membership is an *epoch*. A `Configuration` names the members, the protocol and its options. To change any of them a
 protocol is told `Reconfigure`; it decides a *seal* in its own order, and from the position of the seal on nothing more
@@ -54,7 +74,8 @@ NO_TICKET: Final[Ticket] = 0
 """The ticket of a message that waits for nothing."""
 
 Frontier: TypeAlias = int | dict[str, int]
-"""How far a state has been applied: for a total order the last position (0: nothing), else positions by object."""
+"""How far a state has been applied: for a total order the last position (0: nothing), else by object the last position
+up to which everything has been applied (an object that is missing stands at 0)."""
 
 Options: TypeAlias = dict[str, int | float | str | bool]
 """Protocol options as they stand in a configuration: scalars by name."""
@@ -193,6 +214,39 @@ class Randomness(TypingProtocol):
     def randrange(self, start: int, stop: int, /) -> int: ...
 
 
+class Registers(TypingProtocol):
+    """What the records of a register protocol mean: pure functions of the key-value model.
+
+    A record is opaque to the protocol; None stands for one that was never written. A command touches one key.
+    """
+
+    def transition(self, record: bytes | None, command: Command) -> tuple[bytes, bytes]:
+        """The record after ``command`` and the encoded results, one for each of its operations."""
+
+    def read(self, record: bytes | None, command: Command) -> bytes:
+        """The encoded results of a command that only reads."""
+
+
+class Objects(TypingProtocol):
+    """Reads the applied state by object, for protocols that hand an object from replica to replica.
+
+    It sees what was delivered in earlier turns, not what the present step is about to deliver.
+    """
+
+    def export(self, name: str) -> tuple[int, bytes]:
+        """The position that the object has reached and its image: values, versions and sessions. (0, b"") for none."""
+
+
+def object_of(key: bytes) -> str:
+    """The name of the object that stands for ``key`` alone."""
+    return key.decode("latin-1")
+
+
+def key_of(name: str) -> bytes:
+    """The key that an object stands for. Raises `UnicodeEncodeError` for a name that `object_of` never makes."""
+    return name.encode("latin-1")
+
+
 # ----------------------------------------------------------------------------------------------------------- events
 
 
@@ -318,6 +372,25 @@ class Deliver(msgspec.Struct, frozen=True):
     object: str = ""
 
 
+class Install(msgspec.Struct, frozen=True):
+    """Replace the applied state of ``object`` by ``image``, which a peer exported at ``position``.
+
+    Passed over when the object stands at ``position`` or beyond. Whoever asks for it has made the image durable itself
+    and asks again after a restart that finds ``Context.applied`` short of it.
+    """
+
+    object: str
+    position: int
+    image: bytes
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A register protocol has carried out ``command``: the encoded results, to be handed to whoever waits for them."""
+
+    command: Command
+    results: bytes
+
+
 class GrantRead(msgspec.Struct, frozen=True):
     """The read may be answered from the local state once it has been applied up to ``frontier``."""
 
@@ -387,6 +460,8 @@ class Effects(msgspec.Struct):
     refused_reads: list[RejectRead] = msgspec.field(default_factory=list)
     sealed: Sealed | None = None
     snapshot_wish: SnapshotWish | None = None
+    installs: list[Install] = msgspec.field(default_factory=list)
+    answers: list[Answer] = msgspec.field(default_factory=list)
 
 
 # ----------------------------------------------------------------------------------------------------- capabilities
@@ -413,6 +488,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """The protocol can decide a seal."""
     footprints: bool = False
     """The protocol needs `Command.footprint`."""
+    registers: bool = False
+    """Register updates instead of an order of commands: needs `Context.registers` and answers by itself."""
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
@@ -451,6 +528,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     decided: a crash may have come between the switch and the protocol's answer to `SnapshotInstalled`."""
     voting: bool = True
     """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign."""
+    registers: Registers | None = None
+    """The meaning of records, for protocols that declare ``registers``."""
+    objects: Objects | None = None
+    """The applied state by object, for protocols that order by object."""
 
 
 class Protocol(ABC):

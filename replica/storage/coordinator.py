@@ -20,8 +20,9 @@ A driver's turn:
     commit turn.writes as turn.group            # inline or on the writer thread; a failure stops the replica
     carry out coordinator.durable(now, group)   # gated messages, and what the protocol makes of Persisted
 
-Deliveries, reads, rejections and the seal come back in each `Turn`, to be carried out in that order. A seal stops the
-protocol: the driver takes a snapshot at the sealed frontier, commits the anchor that follows, and calls `switch`.
+Installs, deliveries, answers, reads, rejections and the seal come back in each `Turn`, to be carried out in that
+order. A seal stops the protocol: the driver takes a snapshot at the sealed frontier, commits the anchor that follows,
+and calls `switch`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import msgspec
 from replica.consensus.interface import (
     NO_TICKET,
     Admitted,
+    Answer,
     Configuration,
     Context,
     Deliver,
@@ -42,6 +44,8 @@ from replica.consensus.interface import (
     Event,
     Frontier,
     GrantRead,
+    Install,
+    Objects,
     Persisted,
     Proposed,
     Protocol,
@@ -52,6 +56,7 @@ from replica.consensus.interface import (
     Reason,
     Reconfigure,
     Record,
+    Registers,
     Reject,
     RejectRead,
     ReplicaId,
@@ -102,6 +107,8 @@ class Turn(msgspec.Struct):
     refused_reads: list[RejectRead] = msgspec.field(default_factory=list)
     sealed: Sealed | None = None
     snapshot_wish: SnapshotWish | None = None
+    installs: list[Install] = msgspec.field(default_factory=list)
+    answers: list[Answer] = msgspec.field(default_factory=list)
 
 
 class Coordinator:
@@ -118,10 +125,12 @@ class Coordinator:
         incarnation: int,
         applied: Frontier,
         voting: bool = True,
+        registers: Registers | None = None,
+        objects: Objects | None = None,
     ) -> None:
         """``stable`` builds the reader for a protocol; ``applied`` is where the recovered state stands.
 
-        Raises `ConfigurationError`.
+        ``registers`` and ``objects`` are needed by protocols of those shapes alone. Raises `ConfigurationError`.
         """
         self._find_protocol = find_protocol
         self._replica = replica
@@ -129,6 +138,8 @@ class Coordinator:
         self._randomness = randomness
         self._incarnation = incarnation
         self.voting = voting
+        self._registers = registers
+        self._objects = objects
         self.anchor = anchor
         self._next_group = 1
         self._durable_group = 0
@@ -151,6 +162,8 @@ class Coordinator:
                 base=self.anchor.base,
                 snapshot=self.anchor.frontier,
                 voting=self.voting,
+                registers=self._registers,
+                objects=self._objects,
             ),
             options,
         )
@@ -298,7 +311,9 @@ class Coordinator:
                 self._timers.pop(name, None)
             else:
                 self._timers[name] = at
+        turn.installs.extend(effects.installs)
         turn.deliveries.extend(effects.deliveries)
+        turn.answers.extend(effects.answers)
         turn.reads.extend(effects.reads)
         turn.rejections.extend(effects.rejections)
         turn.refused_reads.extend(effects.refused_reads)
