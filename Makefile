@@ -13,6 +13,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+ZOO_ARGS ?=
 
 # The generator has no wheels for Python 3.13 and later, and wants an older protobuf: it lives by itself.
 PROTOS_VENV ?= .venv-protos
@@ -62,6 +63,10 @@ protos: ## generate replica/wire from protos/
 	else \
 		echo "Synod needs Python 3.11 or later; none was found." >&2; exit 1; \
 	fi
+
+.PHONY: zoo
+zoo: $(VENV)/.stamp-dev ## plant every published bug and count the seeds until it is found (ZOO_ARGS="--jobs 2 raft")
+	@$(BIN)/python -m tests.simulation.zoo $(ZOO_ARGS)
 
 .PHONY: clean
 clean: ## remove environments, caches and builds

@@ -1,0 +1,30 @@
+"""MultiPaxos: what the literature and its implementations got wrong."""
+
+from replica.consensus.multipaxos import PROTOCOL
+from replica.consensus.multipaxos.planted import BUGS, planted
+from replica.simulation.zoo import Specimen
+
+CAUGHT_BY = {
+    "phase 1b omits decided slots": {"one value per slot", "acknowledged implies decided", "liveness"},
+    "gaps never filled": {"liveness"},
+    "commit applied to an entry of an older ballot": {"one value per slot", "decided implies durable"},
+    "promise lost on restart": {"promises are kept"},
+    "vote counted before its sync": {"decided implies durable"},
+    "duplicate acknowledgements counted twice": {"decided implies durable"},
+    "log completion matched by slot only": {"decided implies durable"},
+    "no poll before a campaign": {"stable leadership"},
+}
+
+RARE = {"log completion matched by slot only"}
+
+SPECIMENS = tuple(
+    Specimen(
+        bug=bug,
+        consequence=consequence,
+        caught_by=frozenset(CAUGHT_BY[bug]),
+        spec=planted(bug),
+        sound=PROTOCOL,
+        rare=bug in RARE,
+    )
+    for bug, consequence in BUGS.items()
+)
