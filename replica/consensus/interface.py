@@ -291,10 +291,12 @@ class SnapshotTaken(msgspec.Struct, frozen=True):
 class SnapshotInstalled(msgspec.Struct, frozen=True):
     """A snapshot fetched from a peer has durably replaced the local state up to ``frontier`` (same epoch).
 
-    It erases no promise and no vote above ``frontier``. The state now stands at ``frontier``.
+    It erases no promise and no vote above ``frontier``. The state now stands at ``frontier``. ``mark`` is what the
+    peer's protocol object had to say about the snapshot (`Protocol.snapshot_mark`).
     """
 
     frontier: Frontier
+    mark: bytes = b""
 
 
 class SnapshotUnavailable(msgspec.Struct, frozen=True):
@@ -526,6 +528,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What the durable snapshot covers, this replica's own or one installed (0: there is none). When it lies beyond
     what the protocol has recorded as decided it was installed, and the log at or before it need not hold what was
     decided: a crash may have come between the switch and the protocol's answer to `SnapshotInstalled`."""
+    snapshot_mark: bytes = b""
+    """What was said about that snapshot when it was taken (`Protocol.snapshot_mark`)."""
     voting: bool = True
     """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign."""
     registers: Registers | None = None
@@ -548,6 +552,15 @@ class Protocol(ABC):
     @abstractmethod
     def status(self) -> Status:
         """A snapshot of the protocol's own view, cheap enough to be asked often."""
+
+    def snapshot_mark(self, frontier: Frontier) -> bytes:
+        """What must be known of a snapshot of this replica's state at ``frontier`` besides the state itself.
+
+        The driver asks when it takes a snapshot, keeps the answer beside it, and hands it to whoever installs the
+        snapshot in the same epoch or restarts on it. ``frontier`` lies at or behind that of the last snapshot, and not
+        beyond what has been delivered. Raft's is the term of the last entry; most protocols need none.
+        """
+        return b""
 
     def check(self) -> None:  # noqa: B027 - protocols that have invariants override it, the others need not
         """Assert the invariants of this replica's state. Raises `AssertionError`. Called often by the simulator."""

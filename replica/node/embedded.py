@@ -149,8 +149,7 @@ class MemoryReplica(Core):
         try:
             await self.loop.quiesce()
             self.machine.commit()
-            anchor = msgspec.structs.replace(self.coordinator.anchor, frontier=self.machine.applied)
-            self.loop.switch(anchor, installed=False)
+            self.loop.switch(self.coordinator.anchor_at(self.machine.applied), installed=False)
         finally:
             self.loop.resume()
             self._truncating = False

@@ -161,7 +161,7 @@ class Transitions:
             raise NodeFailure("the epoch is being changed, which takes a snapshot by itself")
         self.commit_state()
         frontier = replica.machine.applied
-        task = storage.begin_snapshot(msgspec.structs.replace(coordinator.anchor, frontier=frontier))
+        task = storage.begin_snapshot(coordinator.anchor_at(frontier))
         try:
             written = await self._write(task)
         except (StorageError, OSError) as error:

@@ -712,7 +712,7 @@ class Process:
                 image = self.disk.snapshots[anchor.snapshot]
                 offer = frames.SnapshotOffer(request.number, anchor, image)
             elif later or state.applied >= request.frontier:
-                fresh = Anchor(configuration=anchor.configuration, frontier=state.applied, base=anchor.base)
+                fresh = coordinator.anchor_at(state.applied)
                 offer = frames.SnapshotOffer(request.number, fresh, self._image(state.applied))
         self._send(sender, offer, transfer_s=self.profile.snapshot_s)
 
@@ -762,7 +762,7 @@ class Process:
         if state.applied <= frontier:
             return
         self._staging = True
-        anchor = msgspec.structs.replace(coordinator.anchor, frontier=state.applied)
+        anchor = coordinator.anchor_at(state.applied)
         image = self._image(state.applied)
         self.world.after(self.profile.snapshot_s, self.enter, self._staged_own, anchor, image, "taken")
 

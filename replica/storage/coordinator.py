@@ -86,13 +86,15 @@ class Anchor(Record, frozen=True, tag=1):
     """Where a replica stands: one durable record, and the only switch between snapshots and epochs.
 
     ``frontier`` is what the snapshot covers, ``base`` where the epoch began. ``snapshot`` names the snapshot in the
-    data folder and is empty while there is none (a new cluster starts from the empty state).
+    data folder and is empty while there is none (a new cluster starts from the empty state). ``mark`` is what the
+    protocol of the replica that took the snapshot said about it (`Protocol.snapshot_mark`).
     """
 
     configuration: Configuration
     frontier: Frontier = 0
     base: Frontier = 0
     snapshot: str = ""
+    mark: bytes = b""
 
 
 class Turn(msgspec.Struct):
@@ -161,6 +163,7 @@ class Coordinator:
                 applied=applied,
                 base=self.anchor.base,
                 snapshot=self.anchor.frontier,
+                snapshot_mark=self.anchor.mark,
                 voting=self.voting,
                 registers=self._registers,
                 objects=self._objects,
@@ -250,6 +253,11 @@ class Coordinator:
 
     # ----------------------------------------------------------------------------------------------------- switching
 
+    def anchor_at(self, frontier: Frontier, snapshot: str = "") -> Anchor:
+        """The anchor for a snapshot of the own state at ``frontier``, in the present epoch."""
+        mark = self.protocol.snapshot_mark(frontier)
+        return msgspec.structs.replace(self.anchor, frontier=frontier, snapshot=snapshot, mark=mark)
+
     def anchor_after_seal(self, snapshot: str) -> Anchor:
         """The anchor that follows the seal, for a snapshot of that name taken at the sealed frontier."""
         if self.sealed is None:
@@ -286,7 +294,9 @@ class Coordinator:
         if not same_epoch:
             self._build(anchor.frontier)
             return self.start(now)
-        event: Event = SnapshotInstalled(anchor.frontier) if installed else SnapshotTaken(anchor.frontier)
+        event: Event = SnapshotTaken(anchor.frontier)
+        if installed:
+            event = SnapshotInstalled(anchor.frontier, anchor.mark)
         return self.step(now, [event])
 
     # ------------------------------------------------------------------------------------------------------ internal

@@ -230,7 +230,7 @@ class Replica:
 
     def take_snapshot(self) -> None:
         """Of the own state, durable at once."""
-        self._switch(Anchor(self.anchor.configuration, self.applied, self.anchor.base, f"at-{self.applied}"), False)
+        self._switch(self.core.anchor_at(self.applied, f"at-{self.applied}"), False)
 
     def install_from(self, peer: Replica) -> bool:
         """Fetch the peer's state as it stands; False, and nothing done, if it is no news here."""
@@ -241,7 +241,7 @@ class Replica:
             return False
         self.state = dict(peer.state)
         self.applied = peer.applied
-        self._switch(Anchor(peer.anchor.configuration, peer.applied, peer.anchor.base, f"of-{peer.id}"), True)
+        self._switch(peer.core.anchor_at(peer.applied, f"of-{peer.id}"), True)
         return True
 
     def snapshot_unavailable(self, peer: int) -> None:
