@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-import msgspec
 from sortedcontainers import SortedDict
 
 from replica import __version__

@@ -68,6 +68,9 @@ class Scripted(Protocol):
         self.told.append(list(events))
         return self.script.pop(0) if self.script else Effects()
 
+    def snapshot_mark(self, frontier):
+        return f"mark of {frontier}".encode()
+
     def status(self):
         return Status(role="scripted", leader=None, ballot="", decided=0, delivered=0, accepting=True)
 
@@ -214,6 +217,17 @@ def test_a_snapshot_in_the_same_epoch_is_reported_to_the_protocol_that_goes_on()
     driven.switch(0.0, Anchor(CONFIGURATION, frontier=9, snapshot="fetched"), installed=True)
     assert driven.protocol is before
     assert scripted(driven).told == [[SnapshotTaken(5)], [SnapshotInstalled(9)]]
+
+
+def test_what_a_protocol_says_about_a_snapshot_goes_with_it_to_whoever_stands_on_it():
+    driven = coordinator(anchor=Anchor(CONFIGURATION, base=3, snapshot="older"))
+    taken = driven.anchor_at(5, "own")
+    assert taken == Anchor(CONFIGURATION, frontier=5, base=3, snapshot="own", mark=b"mark of 5")
+    elsewhere = coordinator(anchor=Anchor(CONFIGURATION, base=3))
+    elsewhere.switch(0.0, taken, installed=True)
+    assert scripted(elsewhere).told == [[SnapshotInstalled(5, b"mark of 5")]]
+    restarted = coordinator(anchor=elsewhere.anchor)
+    assert scripted(restarted).context.snapshot_mark == b"mark of 5"
 
 
 def test_no_switch_while_a_group_is_in_flight_and_none_backwards():
