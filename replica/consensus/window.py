@@ -4,17 +4,19 @@ Slots count from 1. The window begins at the first slot that has not been delive
 what lies before it has been delivered and is read from stable storage when somebody asks for it, what lies behind its
 end may be accepted but stays on disk until the window reaches it. So memory is bounded however far a replica lags.
 
-The window knows nothing of quorums or messages: it holds entries, each a value under a ballot with the ticket of the
-write that makes it durable. Delivery is in slot order and stops at the first gap.
+The window knows nothing of quorums or messages: it holds entries of whatever type a protocol keeps; `Entry` is a value
+under a ballot with the ticket of the write that makes it durable. Delivery is in slot order and stops at the first gap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from .ballots import Ballot
 from .interface import Command, ReplicaId, Ticket
+
+EntryType = TypeVar("EntryType")
 
 SLOT_MAX: Final = (1 << 64) - 2
 """The last slot that a key can name (one more must still be representable)."""
@@ -53,7 +55,7 @@ class Entry:
         return f"<Entry {self.ballot} {len(self.value)} bytes, {state}, ticket {self.ticket}>"
 
 
-class Window:
+class Window(Generic[EntryType]):
     """Entries by slot, for the slots ``first <= slot < limit``."""
 
     def __init__(self, *, first: int, capacity: int) -> None:
@@ -62,7 +64,7 @@ class Window:
         self.first = first
         """The first slot that has not been delivered."""
         self.capacity = capacity
-        self.entries: dict[int, Entry] = {}
+        self.entries: dict[int, EntryType] = {}
 
     @property
     def limit(self) -> int:
@@ -74,12 +76,12 @@ class Window:
         """The highest slot that holds an entry; ``first - 1`` when none does."""
         return max(self.entries, default=self.first - 1)
 
-    def put(self, slot: int, entry: Entry) -> None:
+    def put(self, slot: int, entry: EntryType) -> None:
         """Hold ``entry`` at ``slot``, replacing what was there."""
         assert self.first <= slot < self.limit, f"slot {slot} is outside the window [{self.first}, {self.limit})"
         self.entries[slot] = entry
 
-    def pop_first(self) -> Entry:
+    def pop_first(self) -> EntryType:
         """Let go of the first slot, which has been delivered, and move on by one."""
         entry = self.entries.pop(self.first)
         self.first += 1

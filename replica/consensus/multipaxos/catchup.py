@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from replica.consensus.interface import ReplicaId, SnapshotWish
+from replica.consensus.interface import ReplicaId
+from replica.consensus.wishes import SnapshotWishes
 
 from .log import Log
 from .messages import CatchUp, Decided
@@ -17,9 +18,6 @@ from .state import Core, Role
 
 CATCH_UP_SLOTS_MAX: Final = 4096
 """Slots in one chunk."""
-
-SNAPSHOT_PATIENCE_S: Final = 10.0
-"""A wish for a snapshot that was neither fulfilled nor declared unavailable is uttered again after so long."""
 
 
 class CatchUps:
@@ -30,17 +28,12 @@ class CatchUps:
         self._log = log
         self._asked_first = 0
         self._asked_at = 0.0
-        self._wished_at: float | None = None
-        self._wished = 0
+        self._wishes = SnapshotWishes(core)
 
     @property
     def awaits_snapshot(self) -> bool:
         """Has a snapshot been wished for that is still to come, and still of use?"""
-        return (
-            self._wished_at is not None
-            and self._log.decided < self._wished
-            and self._core.now < self._wished_at + SNAPSHOT_PATIENCE_S
-        )
+        return self._wishes.awaited(self._log.decided)
 
     def request(self, peer: ReplicaId) -> None:
         """Ask ``peer`` for what is missing, unless it was asked a moment ago."""
@@ -73,10 +66,9 @@ class CatchUps:
             if log.decided >= message.first + len(message.values) - 1 and log.decided < message.decided:
                 self.request(sender)
         elif log.decided < message.floor and message.first == log.decided + 1 and not self.awaits_snapshot:
-            self._wished_at, self._wished = core.now, message.floor
-            core.effects.snapshot_wish = SnapshotWish(sender, message.floor)
+            self._wishes.utter(sender, message.floor)
 
     def on_snapshot(self) -> None:
         """A snapshot was installed, or can't be had: ask again where something is missing."""
-        self._wished_at = None
+        self._wishes.forget()
         self._asked_first = 0

@@ -5,8 +5,7 @@
   does not disturb the others by raising the ballot. A voter also says no to a candidate that it would have to send a
   snapshot, since it could lead at once itself; the most advanced voter is refused by nobody on that ground.
 - A leader that has not heard from a phase-2 quorum for an election timeout could decide nothing, and its heartbeats
-  would keep others from trying: it steps down. What counts are heartbeats that it had the chance to send, so a stall
-  of its own process is not held against its followers.
+  would keep others from trying: it steps down (see `replica.consensus.contacts`).
 - `Yield` hands over: the leader takes nothing new, lets what is in flight finish, and tells the successor to campaign
   without a poll.
 
@@ -16,6 +15,7 @@ All of this is about liveness. Nothing here is needed for safety, and clocks dec
 from __future__ import annotations
 
 from replica.consensus.ballots import Ballot
+from replica.consensus.contacts import Contacts
 from replica.consensus.interface import ReplicaId
 
 from .leadership import ELECTION_TIMER, HEARTBEAT_TIMER, Leadership
@@ -48,11 +48,7 @@ class Election:
         self._recovery = recovery
         self._poll = 0
         self._granted: set[ReplicaId] = set()
-        self._contact: dict[ReplicaId, float] = {}
-        """When each replica last answered at this leader's ballot."""
-        self._progress: dict[ReplicaId, int] = {}
-        """How far each replica knew the log to be decided when it last answered a heartbeat."""
-        self._missed = 0
+        self._contacts = Contacts(core, core.options)
         self._successor: ReplicaId | None = None
         self._yields_until: float | None = None
         self._abstains_until = 0.0
@@ -153,17 +149,16 @@ class Election:
 
     def on_heartbeat_ack(self, sender: ReplicaId, message: HeartbeatAck) -> None:
         """A voter follows."""
-        if self.on_contact(sender, message.ballot):
-            self._progress[sender] = message.decided
+        if self.on_contact(sender, message.ballot, message.decided):
             self._reads.on_acknowledged(sender, message.round)
 
-    def on_contact(self, sender: ReplicaId, ballot: Ballot) -> bool:
+    def on_contact(self, sender: ReplicaId, ballot: Ballot, progress: int | None = None) -> bool:
         """Has ``sender`` given a sign at this leader's ballot?"""
         core = self._core
         if not core.leads or ballot != core.ballot:
             return False
         self._begin_with_ballot()
-        self._contact[sender] = core.now
+        self._contacts.heard(sender, progress)
         return True
 
     def _begin_with_ballot(self) -> None:
@@ -171,25 +166,13 @@ class Election:
         core = self._core
         if self._led != core.ballot:
             self._led = core.ballot
-            self._contact = dict.fromkeys(core.others, core.now)
-            self._progress = {}
-            self._missed = 0
+            self._contacts.begin()
             self._successor = None
             self._yields_until = None
 
     def _quorum_lost(self) -> bool:
-        """Without contact for the shorter election timeout, and with as many heartbeats unanswered since as fill the
-        time from there to the longer one."""
-        core, options = self._core, self._core.options
         self._begin_with_ballot()
-        since = core.now - options.election_timeout_min_s
-        present = {replica for replica, at in self._contact.items() if at >= since}
-        present.add(core.replica)
-        if core.quorums.phase2(present):
-            self._missed = 0
-            return False
-        self._missed += 1
-        return self._missed * options.heartbeat_s > options.election_timeout_max_s - options.election_timeout_min_s
+        return self._contacts.quorum_lost(self._core.quorums.phase2)
 
     # -------------------------------------------------------------------------------------------------------- handover
 
@@ -200,9 +183,7 @@ class Election:
             return
         self._begin_with_ballot()
         if successor not in core.others:
-            oldest = core.now - core.options.election_timeout_max_s
-            present = [replica for replica in core.others if self._contact.get(replica, oldest) > oldest]
-            successor = max(present, key=lambda replica: self._progress.get(replica, 0), default=None)
+            successor = self._contacts.furthest()
         self._successor = successor
         self._yields_until = core.now + core.options.election_timeout_max_s
 

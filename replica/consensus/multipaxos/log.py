@@ -8,7 +8,6 @@ beyond what its log can vouch for (an installed snapshot excepted).
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,6 +24,8 @@ from replica.consensus.interface import (
     Sealed,
     Ticket,
 )
+from replica.consensus.tail import Tail
+from replica.consensus.values import Seal, decode_value
 from replica.consensus.window import SLOT_MAX, Entry, Window, slot_key, slot_of
 
 from .messages import (
@@ -35,8 +36,6 @@ from .messages import (
     DecidedRecord,
     Progress,
     Report,
-    Seal,
-    decode_value,
 )
 from .state import Core
 
@@ -57,7 +56,7 @@ class Log:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self.window = Window(first=1, capacity=2 * core.options.window_slots)
+        self.window: Window[Entry] = Window(first=1, capacity=2 * core.options.window_slots)
         self.decided = 0
         """Every slot at or before this one is decided."""
         self.floor = 0
@@ -75,9 +74,7 @@ class Log:
         """Slots before this one are in memory if they hold anything; what later ones hold is on disk alone. The end of
         the window, or less while it is being filled from disk."""
         self._highest_on_disk = 0
-        self._tail: deque[tuple[int, int]] = deque()
-        """How the bytes delivered since the start add up: (last slot, bytes up to it), once a turn."""
-        self._delivered_bytes = 0
+        self._tail = Tail(core.options)
 
     @property
     def delivered(self) -> int:
@@ -148,20 +145,8 @@ class Log:
 
     def _records(self, first: int, last: int) -> Iterator[tuple[int, AcceptedRecord | DecidedRecord]]:
         """The records of slots ``first`` to ``last``, ascending, with what this turn has written."""
-        fresh: dict[int, Record] = {}
-        for write in self._core.writes:
-            if isinstance(write, Put) and write.table == LOG_TABLE and first <= slot_of(write.key) <= last:
-                fresh[slot_of(write.key)] = write.record
-        unseen = deque(sorted(fresh))
-        for key, stored in self._core.stable.scan(LOG_TABLE, slot_key(first), slot_key(last + 1)):
-            slot = slot_of(key)
-            while unseen and unseen[0] < slot:
-                yield unseen[0], _narrowed(fresh[unseen.popleft()])
-            if unseen and unseen[0] == slot:
-                unseen.popleft()
-            yield slot, _narrowed(fresh.get(slot, stored))
-        for slot in unseen:
-            yield slot, _narrowed(fresh[slot])
+        for key, record in self._core.scan(LOG_TABLE, slot_key(first), slot_key(last + 1)):
+            yield slot_of(key), _narrowed(record)
 
     # ---------------------------------------------------------------------------------------------------- acceptance
 
@@ -285,10 +270,7 @@ class Log:
             slot += 1
             window.first = slot
         if slot > first:
-            self._delivered_bytes += size
-            self._tail.append((slot - 1, self._delivered_bytes))
-            if len(self._tail) > self._core.options.tail_slots + 1:
-                self._tail.popleft()
+            self._tail.delivered(slot - 1, size)
         return slot - first, size
 
     def _decode(self, slot: int, value: bytes) -> tuple[Command, ...] | Seal:
@@ -365,16 +347,7 @@ class Log:
     def truncate(self, frontier: int) -> None:
         """A durable snapshot of the own state covers ``frontier``: discard what lies behind the tail."""
         assert frontier <= self.delivered, f"a snapshot at {frontier} of a state that stands at {self.delivered}"
-        options = self._core.options
-        floor = frontier - options.tail_slots
-        over = False
-        for slot, size in self._tail:
-            behind = self._delivered_bytes - size
-            if over or behind > options.tail_bytes_max:
-                over = True
-                floor = max(floor, min(slot, frontier))
-            if behind <= options.tail_bytes_max:
-                break
+        floor = self._tail.floor(frontier)
         if floor > self.floor:
             self._discard(floor)
         self.record_progress()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from replica.consensus.ballots import Ballot
+from replica.consensus.intake import Intake
 from replica.consensus.interface import (
     Command,
     Configuration,
@@ -21,10 +22,10 @@ from replica.consensus.interface import (
     Send,
     Ticket,
 )
+from replica.consensus.values import NOOP, encode_batch, encode_seal, is_seal
 
 from .log import Log
-from .messages import NOOP, Accept, Accepted, Commit, encode_batch, encode_seal, is_seal
-from .options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES
+from .messages import Accept, Accepted, Commit
 from .state import Core, Role
 
 COMMIT_TIMER = "commit"
@@ -36,9 +37,7 @@ class Replication:
     def __init__(self, core: Core, log: Log) -> None:
         self._core = core
         self._log = log
-        self._queue: deque[Command] = deque()
-        self._queued_operations = 0
-        self._queued_bytes = 0
+        self._queue = Intake(core, core.options)
 
         self.next_slot = 1
         """The next slot to propose in."""
@@ -64,7 +63,7 @@ class Replication:
     @property
     def queued(self) -> int:
         """Operations that wait."""
-        return self._queued_operations
+        return self._queue.operations
 
     @property
     def in_flight(self) -> int:
@@ -124,32 +123,16 @@ class Replication:
 
     def refuse_queue(self, reason: str, hint: ReplicaId | None) -> None:
         """Refuse what waits and was never proposed."""
-        self._core.effects.rejections.extend(Reject(command, reason, True, hint) for command in self._queue)
-        self._queue.clear()
-        self._queued_operations = self._queued_bytes = 0
+        self._queue.refuse(reason, hint)
 
     # ------------------------------------------------------------------------------------------------------ proposing
 
     def on_proposed(self, commands: Iterable[Command]) -> None:
         """Clients ask a replica that leads for these."""
-        core, options = self._core, self._core.options
-        reject = core.effects.rejections.append
         if self.sealing:
-            for command in commands:
-                reject(Reject(command, Reason.SEALED, True))
-            return
-        operations, size = self._queued_operations, self._queued_bytes
-        for command in commands:
-            length = len(command.payload) + COMMAND_OVERHEAD_BYTES
-            if length > COMMAND_BYTES_MAX:
-                reject(Reject(command, Reason.UNSUPPORTED, True))
-            elif operations >= options.queue_max or (size > 0 and size + length > options.queue_bytes_max):
-                reject(Reject(command, Reason.OVERLOADED, True, core.replica))
-            else:
-                operations += command.count
-                size += length
-                self._queue.append(command)
-        self._queued_operations, self._queued_bytes = operations, size
+            self._core.effects.rejections.extend(Reject(command, Reason.SEALED, True) for command in commands)
+        else:
+            self._queue.offer(commands)
 
     def on_reconfigure(self, token: int, configuration: Configuration) -> None:
         """Decide a seal behind everything that was taken on so far."""
@@ -172,7 +155,8 @@ class Replication:
             self.refuse_queue(Reason.SEALED, None)
         elif self.next_slot > self.recovered_last:
             while self._queue and self._room():
-                self._propose_queued()
+                commands = self._queue.take()
+                self._propose(encode_batch(commands), commands)
             if self._seal is not None and not self._queue and self._room():
                 self.sealed_at = self.next_slot
                 self._propose(encode_seal(self._seal[1]), None)
@@ -211,31 +195,6 @@ class Replication:
                 self.next_slot += 1
                 continue
             self._propose(NOOP if value is None else value, None)
-
-    def _propose_queued(self) -> None:
-        """Fill one slot from the queue: at least one command, then as many as the bounds allow."""
-        options, queue = self._core.options, self._queue
-        if self._queued_operations <= options.batch_max and self._queued_bytes <= options.batch_bytes_max:
-            commands = tuple(queue)
-            queue.clear()
-            self._queued_operations = self._queued_bytes = 0
-        else:
-            batch: list[Command] = []
-            operations = size = 0
-            while queue:
-                command = queue[0]
-                length = len(command.payload) + COMMAND_OVERHEAD_BYTES
-                if batch and (
-                    operations + command.count > options.batch_max or size + length > options.batch_bytes_max
-                ):
-                    break
-                operations += command.count
-                size += length
-                batch.append(queue.popleft())
-            self._queued_operations -= operations
-            self._queued_bytes -= size
-            commands = tuple(batch)
-        self._propose(encode_batch(commands), commands)
 
     def _propose(self, value: bytes, commands: tuple[Command, ...] | None) -> None:
         core, slot = self._core, self.next_slot
@@ -356,8 +315,7 @@ class Replication:
     def check(self) -> None:
         """Assert the invariants of proposing."""
         core, log = self._core, self._log
-        assert self._queued_operations == sum(command.count for command in self._queue)
-        assert self._queued_bytes == sum(len(command.payload) + COMMAND_OVERHEAD_BYTES for command in self._queue)
+        self._queue.check()
         assert self._in_flight_bytes == sum(size for _, size in self._in_flight)
         assert core.leads or not (self._queue or self._in_flight), "proposals at a replica that does not lead"
         assert not self._run, "proposals that were not sent"

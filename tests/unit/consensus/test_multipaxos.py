@@ -20,10 +20,8 @@ from replica.consensus.interface import (
 )
 from replica.consensus.multipaxos import FPAXOS
 from replica.consensus.multipaxos.messages import (
-    NOOP,
     Accept,
     Accepted,
-    Batch,
     CatchUp,
     Commit,
     Decided,
@@ -33,12 +31,8 @@ from replica.consensus.multipaxos.messages import (
     Prepare,
     Promised,
     Report,
-    Seal,
-    decode_value,
-    encode_batch,
-    encode_seal,
-    is_seal,
 )
+from replica.consensus.values import NOOP, Batch, Seal, decode_value, encode_batch, encode_seal, is_seal
 
 from .story import Story
 

@@ -40,7 +40,7 @@ def test_slot_keys_sort_as_slots_do():
 
 
 def test_a_window_holds_what_lies_within_and_moves_on():
-    window = Window(first=3, capacity=4)
+    window: Window[Entry] = Window(first=3, capacity=4)
     for slot in (3, 5, 6):
         window.put(slot, Entry(Ballot(1, 1, 1), b"v", 1))
     assert list(window.gaps(6)) == [4]
