@@ -169,6 +169,7 @@ _BY_CODE: Final[Mapping[str, Callable[[str], SynodError]]] = MappingProxyType(
         Failure.FUTURE_REVISION: FutureRevision,
         Failure.NOT_A_NUMBER: NotANumber,
         Failure.INVALID: InvalidArgument,
+        Failure.UNSUPPORTED: Unsupported,
         Failure.SESSION_UNKNOWN: SessionLost,
         Failure.RESULT_FORGOTTEN: ResultForgotten,
         Failure.WINDOW: Overloaded,

@@ -38,15 +38,22 @@ Three shapes of decision. `Capabilities` says which one a protocol has, and a dr
   same order on every replica. Within an object positions may be delivered out of order where the protocol's
   dependencies allow it. The state remembers what it applied above the frontier, and a driver passes over what was
   applied before: a protocol that starts again may deliver anything above ``Context.applied`` once more. Keys have
-  versions of their own and no global revision.
+  revisions of their own and no global one. Positions count from 1 in each object. A replica that loses power loses
+  what it applied since its last snapshot, so a protocol discards what it delivered only up to what `SnapshotTaken` or
+  `SnapshotInstalled` has covered. A snapshot of a peer is installed when it covers everything that the own one covers;
+  it replaces the whole state, which may thereby go *back* in objects where this replica was further: what was
+  delivered above the frontier of `SnapshotInstalled` is to be delivered again, in an order that the dependencies allow.
 - *Registers* (``registers``): there is no order and no log; the record under a key *is* the vote. The protocol holds
   the records in a table of its own, computes with the pure functions of `Registers` that the driver injects, and
-  answers commands itself (`Answer`). Its frontier is an empty map.
+  answers commands itself (`Answer`). Its frontier is an empty map. Reads are commands whose footprint says
+  ``read_only``, answered with `Registers.read`; `ReadRequested` is never asked of it, and there are no snapshots.
 
 Where commands are ordered by object or in registers, and ``footprints`` is declared, a driver cuts a client's run into
 commands each of which touches one key (a transaction is a command of its own, refused where ``transactions`` is not
 declared), so that keys do not interfere only because they travelled together. Names of objects that stand for a key
-are made by `object_of`.
+are made by `object_of`. Sessions are then named by the replica to which a client attaches, and what makes a command
+take effect once is remembered in the records of the keys that it may write (`Footprint.writes`): commands with such a
+key in common are to be ordered even if they are the same command twice.
 
 Membership is an *epoch*. A `Configuration` names the members, the protocol and its options. To change any of them a
 protocol is told `Reconfigure`; it decides a *seal* in its own order, and from the position of the seal on nothing more
@@ -264,7 +271,10 @@ class Proposed(msgspec.Struct, frozen=True):
 
 
 class ReadRequested(msgspec.Struct, frozen=True):
-    """A linearizable read: grant it at a frontier that covers everything acknowledged before this event."""
+    """A linearizable read: grant it at a frontier that covers everything acknowledged before this event.
+
+    ``footprint`` says what is read, where the protocol asks for footprints: only that need be covered.
+    """
 
     token: int
     footprint: Footprint | None = None

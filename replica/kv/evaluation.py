@@ -49,7 +49,8 @@ NUMBER_MAX: Final = (1 << 63) - 1
 ITEM_BYTES: Final = 32
 """What an item of an answer counts beside its key and value."""
 
-_INTEGER: Final = re.compile(rb"-?[0-9]{1,20}", re.ASCII)
+INTEGER: Final = re.compile(rb"-?[0-9]{1,20}", re.ASCII)
+"""What a stored number looks like."""
 
 
 class Refused(Exception):
@@ -178,7 +179,7 @@ class Evaluation:
         self._check_writable(operation.key)
         before = self._current(operation.key)
         stored = b"0" if before is None else before.value
-        if not _INTEGER.fullmatch(stored):
+        if not INTEGER.fullmatch(stored):
             raise Refused(Failure.NOT_A_NUMBER, "the stored value is not a decimal integer; nothing was changed")
         value = int(stored) + operation.delta
         if not -NUMBER_MAX - 1 <= value <= NUMBER_MAX:
@@ -217,7 +218,7 @@ class Evaluation:
         if isinstance(condition, Unchanged):
             self._check_readable(condition.revision, zero_is_now=False)
             return not self._history.changed_since(condition.first, condition.last, condition.revision)
-        return _compare(condition, self._history.latest(condition.key))
+        return compare(condition, self._history.latest(condition.key))
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
@@ -319,7 +320,8 @@ def _key_of(item: KeyValue) -> bytes:
     return item.key
 
 
-def _compare(condition: Compare, item: KeyValue | None) -> bool:
+def compare(condition: Compare, item: KeyValue | None) -> bool:
+    """Does the condition hold for the key as it is?"""
     operand = condition.operand
     actual: bytes | int
     match condition.target:

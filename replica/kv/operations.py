@@ -301,6 +301,8 @@ class Failure:
     is no longer kept. It is not executed again."""
     WINDOW: Final = "window"
     """The sequence lies beyond the session's window; nothing was changed."""
+    UNSUPPORTED: Final = "unsupported"
+    """The store has no such operation under its protocol (`replica.kv.objects`); nothing was changed."""
     CROWDED: Final = "crowded"
     """The answers to the operations before it, in the same run or batch of reads, fill `RESULT_BYTES_MAX`. It was not
     executed and may be sent again under the same number. Everything behind it in the run fails in the same way."""

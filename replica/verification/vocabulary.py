@@ -162,7 +162,7 @@ _REQUIRED: Final[Mapping[type[Action], tuple[str, ...]]] = MappingProxyType(
 JUDGED: Final = frozenset({"condition", "future revision", "not a number"})
 """Refusals that follow from the state, and so are judged."""
 
-_TAKEN_AS_THEY_ARE: Final = frozenset({"compacted", "invalid"})
+_TAKEN_AS_THEY_ARE: Final = frozenset({"compacted", "invalid", "unsupported"})
 """Others that are definite: limits are not part of the model, and compaction is held against real time alone."""
 
 Interval: TypeAlias = tuple[str, str]
