@@ -1,32 +1,22 @@
-"""The replica's log: votes, what is decided, and delivery. The concern that every other one stands on.
+"""The replica's log: votes and what is decided. The concern that every other one stands on.
 
-Three marks move over the slots, in this order: ``floor`` (before it the log is gone or void), ``delivered`` (handed to
-the state machine), ``decided`` (everything at or before it is known to be decided). A slot is delivered when it is
-decided *and* this replica's own record of it is durable, so that after the crash of a process its state never lies
-beyond what its log can vouch for (an installed snapshot excepted).
+Marks, delivery and truncation are those of `replica.consensus.delivery`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
-
-import msgspec
 
 from replica.consensus.ballots import NEVER, Ballot
+from replica.consensus.delivery import LOAD_BYTES_MAX, DeliveredLog
 from replica.consensus.interface import (
-    Command,
     CorruptRecord,
-    Deliver,
     Discard,
     Put,
     Record,
-    Sealed,
     Ticket,
 )
-from replica.consensus.tail import Tail
-from replica.consensus.values import Seal, decode_value
-from replica.consensus.window import SLOT_MAX, Entry, Window, slot_key, slot_of
+from replica.consensus.window import SLOT_MAX, Entry, slot_key, slot_of
 
 from .messages import (
     LOG_TABLE,
@@ -39,47 +29,20 @@ from .messages import (
 )
 from .state import Core
 
-DELIVER_SLOTS_MAX: Final = 1024
-"""Slots delivered in one turn; a replay after a restart goes on in the next."""
 
-DELIVER_BYTES_MAX: Final = 16 << 20
-"""Bytes of values delivered in one turn."""
-
-LOAD_BYTES_MAX: Final = 64 << 20
-"""Bytes of values in the window above which no more are loaded from disk into it."""
-
-DELIVER_TIMER: Final = "deliver"
-
-
-class Log:
+class Log(DeliveredLog[Entry]):
     """Votes and decisions by slot."""
 
     def __init__(self, core: Core) -> None:
+        super().__init__(core, core.options, LOG_TABLE)
         self._core = core
-        self.window: Window[Entry] = Window(first=1, capacity=2 * core.options.window_slots)
-        self.decided = 0
-        """Every slot at or before this one is decided."""
-        self.floor = 0
-        """The decided values of slots at or before this one can't be had from this log."""
         self.commit_ballot = NEVER
         self.commit_to = 0
         """Of what was accepted at ``commit_ballot``, everything at or before ``commit_to`` is decided."""
         self.target = 0
         """The highest slot that anybody is known to know as decided."""
-        self.sealed: Sealed | None = None
         self._recorded = Progress(0, 0)
-        self._written_before: Ticket = 0
-        """What had been written when the log was last asked whether it is quiet."""
-        self.reach = 1
-        """Slots before this one are in memory if they hold anything; what later ones hold is on disk alone. The end of
-        the window, or less while it is being filled from disk."""
         self._highest_on_disk = 0
-        self._tail = Tail(core.options)
-
-    @property
-    def delivered(self) -> int:
-        """The last slot handed to the state machine."""
-        return self.window.first - 1
 
     # ------------------------------------------------------------------------------------------------------ restart
 
@@ -210,24 +173,7 @@ class Log:
         elif to > self.commit_to:
             self.commit_to = to
 
-    # ------------------------------------------------------------------------------------------------------ delivery
-
-    def advance(self) -> None:
-        """Move ``decided`` and deliver as far as possible; asks for another turn when this one's budget is spent."""
-        if self.sealed is not None:
-            return
-        budget_slots, budget_bytes = DELIVER_SLOTS_MAX, DELIVER_BYTES_MAX
-        while True:
-            self.advance_decided()
-            slots, size = self._deliver(budget_slots, budget_bytes)
-            if not slots:
-                break
-            budget_slots -= slots
-            budget_bytes -= size
-            self._load()
-            if budget_slots <= 0 or budget_bytes <= 0:
-                self._core.timer(DELIVER_TIMER, self._core.now)
-                break
+    # ------------------------------------------------------------------------------------------------------ decisions
 
     def advance_decided(self) -> None:
         """Move ``decided`` as far as what is held allows."""
@@ -244,41 +190,6 @@ class Log:
             slot += 1
         self.decided = slot - 1
         self.target = max(self.target, self.decided)
-
-    def _deliver(self, slots_max: int, bytes_max: int) -> tuple[int, int]:
-        """Deliver up to so much; how many slots and bytes were delivered."""
-        window, durable = self.window, self._core.durable
-        entries, deliveries = window.entries, self._core.effects.deliveries
-        first = slot = window.first
-        size = 0
-        while slot <= self.decided and slot - first < slots_max and size < bytes_max:
-            entry = entries.get(slot)
-            if entry is None or entry.ticket > durable:
-                break
-            assert entry.decided
-            commands = entry.commands
-            if commands is None:
-                content = self._decode(slot, entry.value)
-                if isinstance(content, Seal):
-                    self.sealed = Sealed(slot, content.configuration)
-                    self._core.effects.sealed = self.sealed
-                    break
-                commands = content
-            deliveries.append(Deliver(slot, commands))
-            size += len(entry.value)
-            del entries[slot]
-            slot += 1
-            window.first = slot
-        if slot > first:
-            self._tail.delivered(slot - 1, size)
-        return slot - first, size
-
-    def _decode(self, slot: int, value: bytes) -> tuple[Command, ...] | Seal:
-        try:
-            content = decode_value(value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise CorruptRecord(LOG_TABLE, slot_key(slot), f"the decided value is malformed: {error}") from None
-        return content if isinstance(content, Seal) else content.commands
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -333,24 +244,6 @@ class Log:
         if progress != self._recorded:
             self._recorded = progress
             self._core.writes.append(Put(PROGRESS_TABLE, PROGRESS_KEY, progress))
-
-    def record_progress_when_quiet(self) -> None:
-        """Write the marks down if nothing else has been written since the last call.
-
-        Whatever is written takes the marks along, so a busy log is never far behind; a sync for them alone would stand
-        in the way of the next votes.
-        """
-        if self._core.written == self._written_before:
-            self.record_progress()
-        self._written_before = self._core.written
-
-    def truncate(self, frontier: int) -> None:
-        """A durable snapshot of the own state covers ``frontier``: discard what lies behind the tail."""
-        assert frontier <= self.delivered, f"a snapshot at {frontier} of a state that stands at {self.delivered}"
-        floor = self._tail.floor(frontier)
-        if floor > self.floor:
-            self._discard(floor)
-        self.record_progress()
 
     def install(self, frontier: int) -> None:
         """The state stands at ``frontier`` now, by a snapshot from elsewhere, which is durable.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from replica.consensus.delivery import DELIVER_TIMER
 from replica.consensus.interface import (
     Admitted,
     Context,
@@ -34,7 +35,7 @@ from .acceptor import Acceptor
 from .catchup import CatchUps
 from .election import Election
 from .leadership import ELECTION_TIMER, HEARTBEAT_TIMER, RETRY_TIMER, Leadership
-from .log import DELIVER_TIMER, Log
+from .log import Log
 from .messages import (
     ACCEPTOR_TABLE,
     PROMISE_KEY,
