@@ -16,6 +16,8 @@ from typing import Final
 from .history import History
 from .operations import (
     DELETE_RANGE_KEYS_MAX,
+    LEASE_KEYS_MAX,
+    LEASES_LISTED_MAX,
     RESULT_BYTES_MAX,
     SYSTEM_PREFIX,
     Add,
@@ -28,14 +30,24 @@ from .operations import (
     Delete,
     Deleted,
     DeleteRange,
+    DescribeLease,
     Failed,
     Failure,
     Get,
     Got,
+    GrantLease,
+    KeepAlive,
     KeyValue,
+    LeaseDescribed,
+    LeaseGranted,
+    LeaseOperation,
+    LeaseRevoked,
+    LeasesListed,
+    ListLeases,
     Put,
     Range,
     Ranged,
+    RevokeLease,
     Simple,
     Transacted,
     Transaction,
@@ -80,13 +92,15 @@ class Evaluation:
         """Bytes of keys and values in the result."""
         return RESULT_BYTES_MAX - max(0, self._room)
 
-    def run(self, operation: Simple | Transaction | Compact) -> AnyResult:
+    def run(self, operation: Simple | Transaction | Compact | LeaseOperation) -> AnyResult:
         """Evaluate and carry out; a refusal is a result, too."""
         try:
             if isinstance(operation, Transaction):
                 result: AnyResult = self._transaction(operation)
             elif isinstance(operation, Compact):
                 result = self._compact(operation)
+            elif isinstance(operation, _LEASE_OPERATIONS):
+                result = self._lease(operation)
             else:
                 result = self._simple(operation)
         except Refused as refused:
@@ -116,6 +130,8 @@ class Evaluation:
         self._check_writable(operation.key)
         before = self._current(operation.key)
         self._check_revision(before, operation.if_revision)
+        if operation.lease:
+            self._check_lease(operation.lease)
         previous = self._answer(before) if operation.previous else None
         self._write(operation.key, operation.value, before, operation.lease)
         return Written(self._revision, previous)
@@ -211,6 +227,70 @@ class Evaluation:
         if operation.revision > history.compacted:
             history.compact(operation.revision)
         return Compacted(history.revision, history.compacted)
+
+    # -------------------------------------------------------------------------------------------------------- leases
+
+    def _lease(self, operation: LeaseOperation) -> AnyResult:
+        leases, revision = self._history.leases, self._history.revision
+        match operation:
+            case GrantLease(ttl_ms, wanted):
+                if len(leases) >= leases.maximum:
+                    raise Refused(Failure.LEASES_FULL, f"there are {len(leases)} leases already; nothing was changed")
+                if wanted in leases:
+                    raise Refused(Failure.LEASE_EXISTS, f"a lease {wanted} exists already; nothing was changed")
+                granted = leases.grant(ttl_ms, wanted)
+                return LeaseGranted(revision, granted, ttl_ms, leases.known(granted).renewal)
+            case KeepAlive(lease):
+                self._check_lease(lease, keys=False)
+                renewed = leases.renew(lease)
+                return LeaseGranted(revision, lease, renewed.ttl_ms, renewed.renewal)
+            case RevokeLease():
+                return self._revoke(operation)
+            case DescribeLease(lease, names):
+                self._check_lease(lease, keys=False)
+                return self._describe(lease, names=names)
+            case ListLeases(after, limit):
+                limit = min(limit or LEASES_LISTED_MAX, LEASES_LISTED_MAX)
+                listed = leases.listed(after, limit + 1)
+                described = tuple(self._describe(each, names=False) for each in listed[:limit])
+                return LeasesListed(revision, described, len(listed) > limit)
+
+    def _revoke(self, operation: RevokeLease) -> LeaseRevoked:
+        leases, lease = self._history.leases, operation.lease
+        self._check_lease(lease, keys=False)
+        renewal = leases.known(lease).renewal
+        if operation.if_renewal not in {None, renewal}:
+            raise Refused(
+                Failure.LEASE_RENEWED,
+                f"lease {lease} was renewed since: renewal {renewal} is the last one; nothing was changed",
+                renewal,
+            )
+        keys = leases.keys_of(lease)
+        if keys:
+            self._history.write(dict.fromkeys(keys))
+        leases.remove(lease)
+        return LeaseRevoked(self._history.revision, len(keys))
+
+    def _describe(self, lease: int, *, names: bool) -> LeaseDescribed:
+        leases = self._history.leases
+        known = leases.known(lease)
+        keys = tuple(leases.keys_of(lease)) if names else ()
+        self._room -= ITEM_BYTES + sum(map(len, keys))
+        return LeaseDescribed(self._history.revision, lease, known.ttl_ms, known.renewal, known.keys, keys)
+
+    def _check_lease(self, lease: int, *, keys: bool = True) -> None:
+        """The lease must exist and, with ``keys``, have room for one more."""
+        known = self._history.leases.get(lease)
+        if known is None:
+            raise Refused(
+                Failure.LEASE_UNKNOWN,
+                f"there is no lease {lease}: it expired, was revoked or never was; nothing was changed",
+            )
+        if keys and known.keys + len(self._draft) >= LEASE_KEYS_MAX:
+            raise Refused(
+                Failure.LEASES_FULL,
+                f"{known.keys} keys live with lease {lease}, and {LEASE_KEYS_MAX} may; nothing was changed",
+            )
 
     # ---------------------------------------------------------------------------------------------------- conditions
 
@@ -314,6 +394,9 @@ class Evaluation:
                 f"revision {revision} has been compacted away: the oldest that can be read is {history.compacted}",
                 history.compacted,
             )
+
+
+_LEASE_OPERATIONS: Final = (GrantLease, KeepAlive, RevokeLease, DescribeLease, ListLeases)
 
 
 def _key_of(item: KeyValue) -> bytes:

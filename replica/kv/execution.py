@@ -14,6 +14,7 @@ import msgspec
 from .evaluation import Evaluation
 from .history import History
 from .operations import (
+    READ_ONLY,
     RESULT_BYTES_MAX,
     SESSION_WINDOW,
     AnyOperation,
@@ -21,9 +22,7 @@ from .operations import (
     CloseSession,
     Failed,
     Failure,
-    Get,
     OpenSession,
-    Range,
     SessionClosed,
     SessionOpened,
     Written,
@@ -74,7 +73,7 @@ class Execution:
                 self._session.record_puts(first, done, puts[0])
             else:
                 kept = [
-                    None if isinstance(operation, Get | Range) else result
+                    None if isinstance(operation, READ_ONLY) else result
                     for operation, result in zip(operations, results, strict=False)
                 ]
                 self._session.record_results(first, done, _encode(kept))
@@ -122,7 +121,7 @@ class Execution:
         recorded = recall(run)
         for step, operation in enumerate(self._operations[start:end]):
             result: AnyResult | None
-            if isinstance(operation, Get | Range):
+            if isinstance(operation, READ_ONLY):
                 result = self._one(operation) if self._room > 0 else self._failed(Failure.CROWDED, CROWDED)
             elif recorded is None:
                 result = self._failed(Failure.RESULT_FORGOTTEN, FORGOTTEN)

@@ -42,6 +42,7 @@ from .layout import (
     prefix_of,
     split_record_key,
 )
+from .leases import Leases
 from .operations import SYSTEM_PREFIX, AnyOperation, KeyValue, Put, prefix_end
 from .store import Store
 
@@ -82,8 +83,10 @@ _encode = msgspec.msgpack.Encoder().encode
 class History:
     """All versions of all keys between ``compacted`` and ``revision``."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, leases: Leases) -> None:
+        """``leases`` is told which keys come to live with a lease, and which no longer do."""
         self._store = store
+        self.leases = leases
         self.reset(0, 0, 0)
 
     def reset(self, revision: int, compacted: int, scavenged: int) -> None:
@@ -100,8 +103,9 @@ class History:
     # ------------------------------------------------------------------------------------------------------- writing
 
     def put_plain(self, operations: Sequence[AnyOperation], start: int) -> int:
-        """Execute the unconditional puts at the front of ``operations[start:]``; returns where they end.
+        """Execute the plain puts at the front of ``operations[start:]``; returns where they end.
 
+        Plain is what has no condition, asks for nothing and has nothing to do with leases, neither before nor after.
         Each takes one revision. This is the loop that the speed of the whole store hangs on: it trades repetition for
         function calls.
         """
@@ -118,7 +122,7 @@ class History:
             self._first = revision + 1
         done = start
         for operation in islice(operations, start, None) if start else operations:
-            if type(operation) is not Put or operation.if_revision is not None or operation.previous:
+            if type(operation) is not Put or operation.if_revision is not None or operation.previous or operation.lease:
                 break
             key = operation.key
             entry = lookup(key)
@@ -129,14 +133,15 @@ class History:
                 entry = self._load(key)
                 if not keys:
                     self._first = revision + 1
-            prefix, create, newest, version, _, _ = entry
+            prefix, create, newest, version, leased, _ = entry
+            if leased:
+                break
             revision += 1
             if version == 0:
                 create = revision
             version += 1
             value = operation.value
-            lease = operation.lease
-            append_record((prefix + pack_revision(NEWEST - revision), pack_header(create, version, lease) + value))
+            append_record((prefix + pack_revision(NEWEST - revision), pack_header(create, version, 0) + value))
             append_key(key)
             append_superseded(newest)
             cache[key] = (
@@ -144,7 +149,7 @@ class History:
                 create,
                 revision,
                 version,
-                lease,
+                0,
                 value if len(value) <= CACHED_VALUE_BYTES_MAX else None,
             )
             done += 1
@@ -163,12 +168,14 @@ class History:
             self._shared = shared
         inverted = pack_revision(NEWEST - revision)
         system = False
-        for (key, item), (prefix, _, newest, _, _, _) in zip(draft.items(), entries, strict=True):
+        for (key, item), (prefix, _, newest, _, leased, _) in zip(draft.items(), entries, strict=True):
             if item is None:
                 create, version, lease, value = 0, 0, 0, b""
                 self._tombstones.append(len(self._changed))
             else:
                 create, version, lease, value = item.create_revision, item.version, item.lease, item.value
+            if lease != leased:
+                self.leases.move(key, leased, lease)
             self._records.append((prefix + inverted, pack_header(create, version, lease) + value))
             self._changed.append(key)
             self._superseded.append(newest)

@@ -12,7 +12,11 @@ reader at revision r may see. Version 0 marks a deletion.
 
     first revision (8 bytes)  ->  `Changes`
 
-``sessions`` holds a record a session, ``meta`` one record about the whole.
+``sessions`` holds a record a session, ``leases`` a record a lease, ``leased`` which keys live with it::
+
+    lease (8 bytes) · key  ->  nothing
+
+``meta`` holds one record about the whole.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ import msgspec
 HISTORY: Final = "history"
 CHANGES: Final = "changes"
 SESSIONS: Final = "sessions"
+LEASES: Final = "leases"
+LEASED: Final = "leased"
 META: Final = "meta"
 
-TABLES: Final = (HISTORY, CHANGES, SESSIONS, META)
+TABLES: Final = (HISTORY, CHANGES, SESSIONS, LEASES, LEASED, META)
 """Everything that a snapshot must carry."""
 
 TERMINATOR: Final = b"\x00\x01"

@@ -30,7 +30,8 @@ from .evaluation import Evaluation
 from .execution import CROWDED, MALFORMED, SESSION_UNKNOWN, Execution
 from .history import History
 from .layout import META, CorruptState
-from .operations import RESULT_BYTES_MAX, AnyResult, Failed, Failure, ReadOperation
+from .leases import Leases
+from .operations import LEASES_MAX, RESULT_BYTES_MAX, AnyResult, Failed, Failure, ReadOperation
 from .outcomes import Opened, Outcome
 from .runs import MalformedOperation, unpack
 from .sessions import SESSIONS_MAX, Sessions
@@ -73,7 +74,7 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
     revision: int
     keys: int
     digest: str
-    """Hexadecimal, over live keys and sessions."""
+    """Hexadecimal, over live keys, sessions and leases."""
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -91,13 +92,14 @@ _meta = msgspec.msgpack.Decoder(_Meta)
 class StateMachine:
     """The state of one replica. Not thread-safe.
 
-    ``sessions_max`` must be the same on all replicas.
+    ``sessions_max`` and ``leases_max`` must be the same on all replicas.
     """
 
-    def __init__(self, store: Store, *, sessions_max: int = SESSIONS_MAX) -> None:
+    def __init__(self, store: Store, *, sessions_max: int = SESSIONS_MAX, leases_max: int = LEASES_MAX) -> None:
         """Goes on from what the store holds. Raises `CorruptState`."""
         self.store = store
-        self.history = History(store)
+        self.leases = Leases(store, leases_max=leases_max)
+        self.history = History(store, self.leases)
         self.sessions = Sessions(store, sessions_max=sessions_max)
         self.applied = 0
         self._load()
@@ -105,6 +107,7 @@ class StateMachine:
     def reload(self) -> None:
         """The store's contents were replaced (a snapshot was installed): go on from them. Raises `CorruptState`."""
         self.sessions.reload()
+        self.leases.reload()
         self._load()
 
     def _load(self) -> None:
@@ -166,6 +169,7 @@ class StateMachine:
         history = self.history
         history.flush()
         self.sessions.save()
+        self.leases.save()
         meta = _Meta(FORMAT, self.applied, history.revision, history.compacted, history.scavenged)
         self.store.put(META, _META_KEY, _encode(meta))
 
@@ -243,6 +247,9 @@ class StateMachine:
                 between()
         sessions = blake2b(self.sessions.canonical(), digest_size=DIGEST_BYTES).digest()
         total += int.from_bytes(sessions, "big")
+        if self.leases.used:
+            leases = blake2b(self.leases.canonical(), digest_size=DIGEST_BYTES).digest()
+            total += int.from_bytes(leases, "big")
         folded = total % (1 << (8 * DIGEST_BYTES))
         return Digest(self.applied, history.revision, keys, folded.to_bytes(DIGEST_BYTES, "big").hex())
 

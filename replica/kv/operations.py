@@ -42,6 +42,18 @@ DELETE_RANGE_KEYS_MAX: Final = 100_000
 SESSION_WINDOW: Final = 4096
 """Sequences that a session may have outstanding: from the first unacknowledged one on."""
 
+LEASES_MAX: Final = 100_000
+"""Leases that exist at once; more are refused."""
+
+LEASE_KEYS_MAX: Final = 10_000
+"""Keys that live with one lease; more are refused, so that the end of a lease cannot stall a replica."""
+
+LEASE_TTL_MS_MAX: Final = 10 * 365 * 24 * 3600 * 1000
+"""The longest time to live of a lease, in milliseconds."""
+
+LEASES_LISTED_MAX: Final = 10_000
+"""Leases in one answer to `ListLeases`, which says that there are more."""
+
 RESULT_BYTES_MAX: Final = 3 << 20
 """What one operation may answer, in bytes of keys and values; a range stops there and says that there is more."""
 
@@ -57,6 +69,7 @@ Bound: TypeAlias = Annotated[bytes, Meta(max_length=KEY_BYTES_MAX)]
 """An end of an interval; empty is the beginning or the end of all keys."""
 Value: TypeAlias = Annotated[bytes, Meta(max_length=VALUE_BYTES_MAX)]
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=REVISION_MAX)]
+Milliseconds: TypeAlias = Annotated[int, Meta(ge=1, le=LEASE_TTL_MS_MAX)]
 Delta: TypeAlias = Annotated[int, Meta(ge=-REVISION_MAX, le=REVISION_MAX)]
 # The limits in these annotations are checked where an operation is decoded (in C), not where it is constructed.
 
@@ -66,7 +79,10 @@ class Operation(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Put(Operation, frozen=True, gc=False, tag=1):
-    """Set ``key``. With ``if_revision``, only if its modification revision is that (0: the key must not exist)."""
+    """Set ``key``. With ``if_revision``, only if its modification revision is that (0: the key must not exist).
+
+    With ``lease``, the key lives as long as that lease, which must exist; without, a lease that it had counts no more.
+    """
 
     key: Key
     value: Value
@@ -192,16 +208,74 @@ class CloseSession(Operation, frozen=True, gc=False, tag=10):
     session: Number
 
 
+class GrantLease(Operation, frozen=True, gc=False, tag=11):
+    """Begin a lease that lives for ``ttl_ms`` from its last renewal on, under the id ``lease`` (0: the store chooses).
+
+    Leases take no revision: they are no keys. What a lease's time means is the business of whoever proposes its end;
+    the state machine knows no clock.
+    """
+
+    ttl_ms: Milliseconds
+    lease: Number = 0
+
+
+class KeepAlive(Operation, frozen=True, gc=False, tag=12):
+    """Renew a lease: it has its full time again, and a new ``renewal``."""
+
+    lease: Number
+
+
+class RevokeLease(Operation, frozen=True, gc=False, tag=13):
+    """End a lease and delete its keys, all at one revision.
+
+    With ``if_renewal``, only if nobody has renewed it since the renewal of that number: so leases expire, by a proposal
+    that names the keep-alive that its proposer saw.
+    """
+
+    lease: Number
+    if_renewal: Number | None = None
+
+
+class DescribeLease(Operation, frozen=True, gc=False, tag=14):
+    """Read what is known of a lease; with ``names``, its keys, too."""
+
+    lease: Number
+    names: bool = False
+
+
+class ListLeases(Operation, frozen=True, gc=False, tag=15):
+    """Read the leases with ids behind ``after``, at most ``limit`` (0: as many as an answer holds)."""
+
+    after: Number = 0
+    limit: Number = 0
+
+
 AnyOperation: TypeAlias = (
-    Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact | OpenSession | CloseSession
+    Put
+    | Get
+    | Range
+    | Delete
+    | DeleteRange
+    | Add
+    | Transaction
+    | Compact
+    | OpenSession
+    | CloseSession
+    | GrantLease
+    | KeepAlive
+    | RevokeLease
+    | DescribeLease
+    | ListLeases
 )
 
-ClientOperation: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact
+LeaseOperation: TypeAlias = GrantLease | KeepAlive | RevokeLease | DescribeLease | ListLeases
+
+ClientOperation: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact | LeaseOperation
 """What may stand in a client's run; sessions are opened and closed by the replica the client is attached to."""
 
-ReadOperation: TypeAlias = Get | Range
+ReadOperation: TypeAlias = Get | Range | DescribeLease | ListLeases
 
-READ_ONLY: Final = (Get, Range)
+READ_ONLY: Final = (Get, Range, DescribeLease, ListLeases)
 
 
 # ---------------------------------------------------------------------------------------------------------- results
@@ -283,6 +357,42 @@ class SessionClosed(Result, frozen=True, gc=False, tag=9):
     """The session is gone (or never was)."""
 
 
+class LeaseGranted(Result, frozen=True, gc=False, tag=11):
+    """A lease began, or was renewed; ``renewal`` numbers that among all grants and renewals of the store."""
+
+    lease: int = 0
+    ttl_ms: int = 0
+    renewal: int = 0
+
+
+class LeaseRevoked(Result, frozen=True, gc=False, tag=12):
+    """A lease has ended, and ``count`` keys with it."""
+
+    count: int = 0
+
+
+class LeaseDescribed(Result, frozen=True, gc=False, tag=13):
+    """A lease: ``count`` keys live with it, whose ``names`` are there if they were asked for.
+
+    ``remaining_ms`` is no part of the state: a replica that knows when it applied the last renewal adds how much of the
+    time is left, by its own clock; None where nobody knows.
+    """
+
+    lease: int = 0
+    ttl_ms: int = 0
+    renewal: int = 0
+    count: int = 0
+    names: tuple[bytes, ...] = ()
+    remaining_ms: int | None = None
+
+
+class LeasesListed(Result, frozen=True, gc=False, tag=14):
+    """Leases by id. ``more`` says that the answer was truncated: ask again from behind the last one."""
+
+    leases: tuple[LeaseDescribed, ...] = ()
+    more: bool = False
+
+
 class Failure:
     """Codes of `Failed`."""
 
@@ -303,6 +413,14 @@ class Failure:
     """The sequence lies beyond the session's window; nothing was changed."""
     UNSUPPORTED: Final = "unsupported"
     """The store has no such operation under its protocol (`replica.kv.objects`); nothing was changed."""
+    LEASE_UNKNOWN: Final = "lease unknown"
+    """There is no such lease: it expired, was revoked, or never was. Nothing was changed."""
+    LEASE_EXISTS: Final = "lease exists"
+    """A lease with that id exists already; nothing was changed."""
+    LEASE_RENEWED: Final = "lease renewed"
+    """``if_renewal`` did not hold: the lease was renewed since, and lives. ``detail`` numbers its last renewal."""
+    LEASES_FULL: Final = "leases full"
+    """There are as many leases as there may be, or as many keys with one lease; nothing was changed."""
     CROWDED: Final = "crowded"
     """The answers to the operations before it, in the same run or batch of reads, fill `RESULT_BYTES_MAX`. It was not
     executed and may be sent again under the same number. Everything behind it in the run fails in the same way."""
@@ -317,7 +435,20 @@ class Failed(Result, frozen=True, gc=False, tag=10):
 
 
 AnyResult: TypeAlias = (
-    Written | Got | Ranged | Deleted | Added | Transacted | Compacted | SessionOpened | SessionClosed | Failed
+    Written
+    | Got
+    | Ranged
+    | Deleted
+    | Added
+    | Transacted
+    | Compacted
+    | SessionOpened
+    | SessionClosed
+    | Failed
+    | LeaseGranted
+    | LeaseRevoked
+    | LeaseDescribed
+    | LeasesListed
 )
 
 

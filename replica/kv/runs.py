@@ -32,12 +32,17 @@ from .operations import (
     Compare,
     Delete,
     DeleteRange,
+    DescribeLease,
     Get,
+    GrantLease,
+    KeepAlive,
+    ListLeases,
     Number,
     OpenSession,
     Put,
     Range,
     ReadOperation,
+    RevokeLease,
     Transaction,
 )
 
@@ -215,12 +220,24 @@ def _unparsable(what: str, error: Exception) -> MalformedOperation:
 def removes(operations: Sequence[AnyOperation]) -> bool:
     """Do the operations free space, sooner or later, and add none but for the traces of the removal?
 
-    Reads among them do not matter. Transactions count as adding: the branch that runs is known too late.
+    Reads among them do not matter, nor does renewing a lease, which only its end would free. Transactions count as
+    adding: the branch that runs is known too late.
     """
     return all(isinstance(operation, _REMOVING) for operation in operations)
 
 
-_REMOVING: Final = (Delete, DeleteRange, Compact, CloseSession, Get, Range)
+_REMOVING: Final = (
+    Delete,
+    DeleteRange,
+    Compact,
+    CloseSession,
+    Get,
+    Range,
+    KeepAlive,
+    RevokeLease,
+    DescribeLease,
+    ListLeases,
+)
 
 
 def check_operation(operation: AnyOperation) -> None:
@@ -264,7 +281,7 @@ _EVERYTHING: Final = (b"", b"")
 def footprint(operations: Sequence[AnyOperation]) -> Touched:
     """The union over the operations, without duplicates, in the order of first mention.
 
-    A transaction counts with both branches. Compaction and sessions interfere with everything.
+    A transaction counts with both branches. Compaction, sessions and leases interfere with everything.
     """
     touched = _Footprint()
     for operation in operations:
@@ -305,5 +322,7 @@ class _Footprint:
                         self.ranges[condition.first, condition.last] = None
                 for simple in (*operation.then, *operation.otherwise):
                     self.add(simple)
-            case Compact() | OpenSession() | CloseSession():
+            case DescribeLease() | ListLeases():
+                self.ranges[_EVERYTHING] = None
+            case Compact() | OpenSession() | CloseSession() | GrantLease() | KeepAlive() | RevokeLease():
                 self.written_ranges[_EVERYTHING] = None

@@ -22,14 +22,23 @@ from .operations import (
     Delete,
     Deleted,
     DeleteRange,
+    DescribeLease,
     Failed,
     Failure,
     Get,
     Got,
+    GrantLease,
+    KeepAlive,
     KeyValue,
+    LeaseDescribed,
+    LeaseGranted,
+    LeaseRevoked,
+    LeasesListed,
+    ListLeases,
     Put,
     Range,
     Ranged,
+    RevokeLease,
     Transacted,
     Transaction,
     Written,
@@ -82,6 +91,15 @@ def describe_operation(operation: AnyOperation) -> tuple[str, str | None, dict[s
             return "transaction", None, arguments
         case Compact():
             return "compact", None, {"revision": operation.revision}
+        case GrantLease() | KeepAlive() | DescribeLease():
+            return "lease", None, {"lease": operation.lease} if operation.lease else {}
+        case ListLeases():
+            return "lease", None, {}
+        case RevokeLease():
+            arguments = {"lease": operation.lease}
+            if operation.if_renewal is not None:
+                arguments["if_renewal"] = operation.if_renewal
+            return "revoke", None, arguments
         case _:
             raise TypeError(f"{type(operation).__name__} is not an operation of a client")
 
@@ -110,9 +128,13 @@ def describe_result(result: AnyResult) -> dict[str, Any]:
             described["results"] = [describe_result(each) for each in result.results]
         case Compacted():
             described["compacted"] = result.compacted
+        case LeaseRevoked():
+            described["count"] = result.count
+        case LeaseGranted() | LeaseDescribed() | LeasesListed():
+            pass  # which leases there are is not judged: all that is said is the revision
         case Failed():
             described["failed"] = result.code
-            if result.detail:
+            if result.detail and result.code != Failure.LEASE_RENEWED:
                 described["detail"] = result.detail
         case _:
             raise TypeError(f"{type(result).__name__} does not answer a client's operation")

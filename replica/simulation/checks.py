@@ -24,7 +24,7 @@ def changes(result: kv.AnyResult) -> bool:
     match result:
         case kv.Written() | kv.Added():
             return True
-        case kv.Deleted():
+        case kv.Deleted() | kv.LeaseRevoked():
             return result.count > 0
         case kv.Transacted():
             return any(changes(each) for each in result.results)

@@ -75,6 +75,8 @@ class ClientProfile(msgspec.Struct, frozen=True, kw_only=True):
     stale: float = 0.05
     believe: float = 0.5
     """How often a definite refusal is taken as the end of an operation."""
+    leases: float = 0.06
+    """Share of operations that have to do with leases."""
     weights: tuple[int, ...] = (50, 15, 10, 5, 5, 10, 5, 2)
     """Of put, get, add, delete, range, transaction, conditional put, delete range."""
 
@@ -137,9 +139,13 @@ class Client:
         self._reads: dict[int, tuple[Seen, float]] = {}
         self._next_read = 1
         self._target: ReplicaId = 0
+        self._asked: set[ReplicaId] = set()
+        """Replicas that were asked in vain since the last answer."""
         self._progress = 0.0
         self._patience_s = profile.attempt_s
         self._revisions: dict[bytes, int] = {}
+        self._leases: dict[int, int] = {}
+        """Leases that this client was told of, with the last renewal that it knows."""
         self._pumping = False
         self._resending = False
         network.register(self.endpoint, self._receive)
@@ -215,8 +221,13 @@ class Client:
         if hint is not None and hint in replicas and hint != self._target:
             self._target = hint
             return
-        others = [replica for replica in replicas if replica != self._target] or list(replicas)
-        self._target = others[self._draw.randrange(len(others))]
+        # Nobody is asked twice before everybody was: else a client might go to and fro between two that are down.
+        self._asked.add(self._target)
+        fresh = [replica for replica in replicas if replica not in self._asked]
+        if not fresh:
+            self._asked = {self._target}
+            fresh = [replica for replica in replicas if replica != self._target] or list(replicas)
+        self._target = fresh[self._draw.randrange(len(fresh))]
 
     def _send(self, frame: frames.ClientFrame) -> None:
         self._world.trace.note(self._world.now, type(frame).__name__, self.endpoint)
@@ -347,6 +358,8 @@ class Client:
 
     def _an_operation(self) -> kv.AnyOperation:
         draw = self._draw
+        if draw.random() < self.profile.leases:
+            return self._about_leases()
         (kind,) = draw.choices(range(8), self.profile.weights)
         if kind == 0:
             return kv.Put(self._key(), self._value(), previous=draw.random() < 0.2)
@@ -366,6 +379,23 @@ class Client:
         first, last = sorted((self._key(), self._key()))
         return kv.DeleteRange(first, last)
 
+    def _about_leases(self) -> kv.AnyOperation:
+        """Leases begin and end, are renewed and expire: by a proposal that names a renewal, the last one or not."""
+        draw = self._draw
+        known = sorted(self._leases)
+        # Ids are small numbers, so one that was made up may well be another client's, or no longer there.
+        lease = draw.choice(known) if known and draw.random() < 0.8 else draw.randrange(1, 20)
+        kind = draw.randrange(10)
+        if kind < 2 or not known:
+            return kv.GrantLease(draw.randrange(1, 10_000))
+        if kind < 6:
+            return kv.Put(self._key(), self._value(), lease)
+        if kind < 7:
+            return kv.KeepAlive(lease)
+        if kind < 8:
+            return kv.DescribeLease(lease, names=True)
+        return kv.RevokeLease(lease, self._leases.get(lease, 1) if kind == 8 else None)
+
     def _a_transaction(self) -> kv.Transaction:
         one, other = self._key(), self._key()
         known = self._revisions.get(one, 0)
@@ -383,6 +413,7 @@ class Client:
     # --------------------------------------------------------------------------------------------------------- answers
 
     def _receive(self, sender: Endpoint, frame: Any) -> None:
+        self._asked.clear()
         if isinstance(frame, frames.Results):
             self._results(frame)
         elif isinstance(frame, frames.ReadResults):
@@ -438,6 +469,10 @@ class Client:
             self._revisions[operation.key] = result.revision
         elif isinstance(result, kv.Got) and isinstance(operation, kv.Get):
             self._revisions[operation.key] = 0 if result.item is None else result.item.mod_revision
+        elif isinstance(result, kv.LeaseGranted):
+            self._leases[result.lease] = result.renewal
+        elif isinstance(result, kv.LeaseRevoked) and isinstance(operation, kv.RevokeLease):
+            self._leases.pop(operation.lease, None)
 
     def _finish(self, sequence: int) -> None:
         self._finished.add(sequence)

@@ -37,6 +37,10 @@ class Model:
         """Results by session and sequence: one for a write, however often it was decided; one a decision for a read."""
         self.openings: dict[bytes, list[int]] = {}
         """Session ids by the nonce that asked for them."""
+        self.leases: dict[int, tuple[int, int]] = {}
+        """Time to live and number of the last renewal, by lease."""
+        self._last_lease = 0
+        self._renewals = 0
         self._sessions = 0
         self._acknowledged: dict[int, int] = {}
         """What the client of each open session holds; ordered by last use."""
@@ -74,7 +78,7 @@ class Model:
                     continue
                 if done is None:
                     self.executed[command.session, sequence] = [self._evaluate(operation)]
-                elif isinstance(operation, kv.Get | kv.Range):
+                elif isinstance(operation, kv.READ_ONLY):
                     done.append(self._evaluate(operation))
 
     def _evaluate(self, operation: kv.AnyOperation) -> kv.AnyResult:
@@ -82,6 +86,8 @@ class Model:
         try:
             if isinstance(operation, kv.Transaction):
                 result: kv.AnyResult = self._transaction(operation, draft)
+            elif isinstance(operation, kv.GrantLease | kv.KeepAlive | kv.RevokeLease | kv.DescribeLease):
+                result = self._lease(operation, draft)
             else:
                 result = self._simple(operation, draft)
         except _ConditionFailed as failed:
@@ -107,7 +113,9 @@ class Model:
             case kv.Put():
                 before = self._seen(operation.key, draft)
                 self._demand(before, operation.if_revision)
-                self._write(operation.key, operation.value, before, draft)
+                if operation.lease and operation.lease not in self.leases:
+                    raise _ConditionFailed(kv.Failure.LEASE_UNKNOWN)
+                self._write(operation.key, operation.value, before, draft, operation.lease)
                 return kv.Written(self.revision + 1, before if operation.previous else None)
             case kv.Get():
                 return kv.Got(self._now(draft), self._seen(operation.key, draft))
@@ -136,10 +144,45 @@ class Model:
                     value = int(before.value if before is not None else b"0") + operation.delta
                 except ValueError:
                     raise _ConditionFailed(kv.Failure.NOT_A_NUMBER) from None
-                self._write(operation.key, str(value).encode(), before, draft)
+                lease = before.lease if before is not None else 0
+                self._write(operation.key, str(value).encode(), before, draft, lease)
                 return kv.Added(self.revision + 1, value)
             case _:
                 raise AssertionError(f"the model does not know {operation!r}")
+
+    def _lease(
+        self,
+        operation: kv.GrantLease | kv.KeepAlive | kv.RevokeLease | kv.DescribeLease,
+        draft: dict[bytes, Entry | None],
+    ) -> kv.AnyResult:
+        lease = operation.lease
+        if isinstance(operation, kv.GrantLease):
+            if lease in self.leases:
+                raise _ConditionFailed(kv.Failure.LEASE_EXISTS)
+            while not lease or lease in self.leases:
+                self._last_lease += 1
+                lease = self._last_lease
+            self._renewals += 1
+            self.leases[lease] = operation.ttl_ms, self._renewals
+            return kv.LeaseGranted(self.revision, lease, operation.ttl_ms, self._renewals)
+        if lease not in self.leases:
+            raise _ConditionFailed(kv.Failure.LEASE_UNKNOWN)
+        ttl_ms, renewal = self.leases[lease]
+        attached = sorted(key for key, entry in self.live.items() if entry.lease == lease)
+        match operation:
+            case kv.KeepAlive():
+                self._renewals += 1
+                self.leases[lease] = ttl_ms, self._renewals
+                return kv.LeaseGranted(self.revision, lease, ttl_ms, self._renewals)
+            case kv.DescribeLease():
+                names = tuple(attached) if operation.names else ()
+                return kv.LeaseDescribed(self.revision, lease, ttl_ms, renewal, len(attached), names)
+            case kv.RevokeLease():
+                if operation.if_renewal not in {None, renewal}:
+                    raise _ConditionFailed(kv.Failure.LEASE_RENEWED, renewal)
+                del self.leases[lease]
+                draft.update(dict.fromkeys(attached))
+                return kv.LeaseRevoked(self._now(draft), len(attached))
 
     # --------------------------------------------------------------------------------------------------------- helpers
 
@@ -153,12 +196,14 @@ class Model:
         keys = sorted(key for key in self.live.keys() | draft.keys() if first <= key and (not last or key < last))
         return [entry for key in keys if (entry := self._seen(key, draft)) is not None]
 
-    def _write(self, key: bytes, value: bytes, before: Entry | None, draft: dict[bytes, Entry | None]) -> None:
+    def _write(
+        self, key: bytes, value: bytes, before: Entry | None, draft: dict[bytes, Entry | None], lease: int
+    ) -> None:
         revision = self.revision + 1
         if before is None:
-            draft[key] = Entry(key, value, revision, revision, 1)
+            draft[key] = Entry(key, value, revision, revision, 1, lease)
         else:
-            draft[key] = Entry(key, value, before.create_revision, revision, before.version + 1)
+            draft[key] = Entry(key, value, before.create_revision, revision, before.version + 1, lease)
 
     def _demand(self, before: Entry | None, wanted: int | None) -> None:
         found = 0 if before is None else before.mod_revision

@@ -39,6 +39,7 @@ from .vocabulary import (
     Get,
     Put,
     Range,
+    Revoke,
     Transaction,
     changes,
     items_of,
@@ -265,7 +266,7 @@ class KeyValueModel(Model):
     """Revisions count the changes of the whole store."""
 
     name = "kv"
-    summary = "the revisioned key-value store: put, get, range, delete, delete_range, add, transaction, compact"
+    summary = "the revisioned store: put, get, range, delete, delete_range, add, transaction, compact, lease, revoke"
 
     def prepare(self, history: History) -> Case:
         """As `Model.prepare`."""
@@ -283,8 +284,12 @@ class _Preparation:
         self._operations = 0
         self._revisioned: bool | None = None
         self._revisioned_line = 0
-        for operation, (begin, end) in zip(history.operations, spans_of(history), strict=True):
-            action = read_action(operation)
+        actions = [read_action(operation) for operation in history.operations]
+        leased = _keys_by_lease(actions)
+        for operation, read, (begin, end) in zip(history.operations, actions, spans_of(history), strict=True):
+            action = read
+            if isinstance(action, Revoke):
+                action = msgspec.structs.replace(action, keys=leased.get(action.lease, ()))
             if operation.outcome == "fail" or (operation.resolved and operation.revision is None):
                 continue
             if operation.outcome == "ok":
@@ -459,6 +464,16 @@ class _Preparation:
             )
             for root, entries in grouped.items()
         ]
+
+
+def _keys_by_lease(actions: Iterable[Action]) -> dict[int, tuple[str, ...]]:
+    """The keys that were put, or may have been, to live with each lease."""
+    found: dict[int, dict[str, None]] = defaultdict(dict)
+    for action in actions:
+        for part in parts_of(action):
+            if isinstance(part, Put) and part.lease:
+                found[part.lease][part.key] = None
+    return {lease: tuple(sorted(keys)) for lease, keys in found.items()}
 
 
 def _untimed(entry: Entry, action: Action, answer: Answer, place: Place) -> Entry:

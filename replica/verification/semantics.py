@@ -25,9 +25,11 @@ from .vocabulary import (
     Delete,
     DeleteRange,
     Get,
+    Lease,
     Put,
     Range,
     RecordedItem,
+    Revoke,
     Simple,
     Transaction,
     Unchanged,
@@ -49,6 +51,7 @@ class Item(NamedTuple):
     create: int
     mod: int
     version: int
+    lease: int = 0
 
 
 Draft: TypeAlias = dict[str, Item | None]
@@ -110,8 +113,14 @@ class _Evaluation:
                 branch = action.then if succeeded else action.otherwise
                 results = tuple([self._simple(each) for each in branch])
                 return Answer(revision=self._now, succeeded=succeeded, results=results)
-            case Compact():
+            case Compact() | Lease():
                 return Answer(revision=self._base)
+            case Revoke():
+                for key in action.keys:
+                    found = self._view.item(key)
+                    if found is not None and found.lease == action.lease:
+                        self._draft[key] = None
+                return Answer(revision=self._now, count=len(self._draft))
             case _:
                 return self._simple(action)
 
@@ -120,7 +129,7 @@ class _Evaluation:
             case Put():
                 before = self._item(action.key)
                 _check_revision(before, action.if_revision)
-                self._write(action.key, action.value, before)
+                self._write(action.key, action.value, before, action.lease)
                 previous = _recorded(action.key, before) if action.previous and before is not None else None
                 return Answer(revision=self._revision, previous=previous)
             case Get():
@@ -152,7 +161,7 @@ class _Evaluation:
                 value = int(stored) + action.delta
                 if not -NUMBER_MAX - 1 <= value <= NUMBER_MAX:
                     raise Refused("not a number")
-                self._write(action.key, str(value), before)
+                self._write(action.key, str(value), before, 0 if before is None else before.lease)
                 return Answer(revision=self._revision, value=value)
 
     def _range(self, action: Range) -> Answer:
@@ -189,11 +198,11 @@ class _Evaluation:
         found = [(key, self._item(key)) for key in sorted(keys)]
         return [(key, item) for key, item in found if item is not None]
 
-    def _write(self, key: str, value: str, before: Item | None) -> None:
+    def _write(self, key: str, value: str, before: Item | None, lease: int) -> None:
         if before is None:
-            self._draft[key] = Item(value, self._revision, self._revision, 1)
+            self._draft[key] = Item(value, self._revision, self._revision, 1, lease)
         else:
-            self._draft[key] = Item(value, before.create, self._revision, before.version + 1)
+            self._draft[key] = Item(value, before.create, self._revision, before.version + 1, lease)
 
 
 def is_inside(key: str, first: str, last: str) -> bool:
@@ -264,6 +273,8 @@ def agrees(recorded: Answer, evaluated: Answer, action: Action) -> bool:
             return item_agrees(recorded.item, evaluated.item)
         case Range():
             return _range_agrees(recorded, evaluated, action)
+        case Revoke():
+            return recorded.count == evaluated.count
         case Delete() | DeleteRange():
             if recorded.count != evaluated.count:
                 return False
@@ -278,7 +289,7 @@ def agrees(recorded: Answer, evaluated: Answer, action: Action) -> bool:
                 agrees(one, other, each)
                 for one, other, each in zip(recorded.results or (), evaluated.results or (), branch, strict=True)
             )
-        case Compact():
+        case Compact() | Lease():
             return True
 
 

@@ -89,6 +89,21 @@ Condition: TypeAlias = Compare | Unchanged
 Simple: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add
 
 
+class Lease(_Argument, frozen=True, tag="lease"):
+    """Granting, renewing or describing a lease: it shows the revision of the store, and is not judged beyond that."""
+
+    lease: Number = 0
+
+
+class Revoke(_Argument, frozen=True, tag="revoke"):
+    """The end of a lease takes all keys that live with it at one revision."""
+
+    lease: Number
+    if_renewal: Number | None = None
+    keys: tuple[str, ...] = ()
+    """Keys that may have lived with it: never recorded, but gathered from the puts of the history."""
+
+
 class Transaction(_Argument, frozen=True, tag="transaction"):
     conditions: tuple[Condition, ...] = ()
     then: tuple[Simple, ...] = ()
@@ -99,7 +114,7 @@ class Compact(_Argument, frozen=True, tag="compact"):
     revision: Number
 
 
-Action: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact
+Action: TypeAlias = Put | Get | Range | Delete | DeleteRange | Add | Transaction | Compact | Lease | Revoke
 
 
 class RecordedItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +158,8 @@ _SHAPES: Final[Mapping[str, type[Action]]] = MappingProxyType(
         "add": Add,
         "transaction": Transaction,
         "compact": Compact,
+        "lease": Lease,
+        "revoke": Revoke,
     }
 )
 
@@ -154,6 +171,7 @@ _REQUIRED: Final[Mapping[type[Action], tuple[str, ...]]] = MappingProxyType(
         Get: ("item",),
         Delete: ("count",),
         DeleteRange: ("count",),
+        Revoke: ("count",),
         Add: ("value",),
         Transaction: ("succeeded", "results"),
     }
@@ -162,8 +180,16 @@ _REQUIRED: Final[Mapping[type[Action], tuple[str, ...]]] = MappingProxyType(
 JUDGED: Final = frozenset({"condition", "future revision", "not a number"})
 """Refusals that follow from the state, and so are judged."""
 
+<<<<<<< HEAD
 _TAKEN_AS_THEY_ARE: Final = frozenset({"compacted", "invalid", "unsupported"})
 """Others that are definite: limits are not part of the model, and compaction is held against real time alone."""
+=======
+_TAKEN_AS_THEY_ARE: Final = frozenset(
+    {"compacted", "invalid", "lease unknown", "lease exists", "leases full", "lease renewed"}
+)
+"""Others that are definite: limits, and which leases there are, are not part of the model, and compaction is held
+against real time alone."""
+>>>>>>> d2fe993 (Keep leases in the replicated state: granted, renewed, revoked, and expired by a proposal)
 
 Interval: TypeAlias = tuple[str, str]
 
@@ -215,13 +241,13 @@ def _check_complete(result: Mapping[str, Any], answer: Answer, action: Action, l
             _check_complete(nested, part, each, line)
 
 
-def parts_of(action: Action) -> Iterator[Simple | Condition]:
+def parts_of(action: Action) -> Iterator[Simple | Condition | Revoke]:
     """The action itself, or the operations and conditions of a transaction."""
     if isinstance(action, Transaction):
         yield from action.conditions
         yield from action.then
         yield from action.otherwise
-    elif not isinstance(action, Compact):
+    elif not isinstance(action, Compact | Lease):
         yield action
 
 
@@ -232,6 +258,8 @@ def reach_of(action: Action) -> tuple[list[str], list[Interval]]:
     for part in parts_of(action):
         if isinstance(part, Range | DeleteRange | Unchanged):
             intervals.append((part.first, part.last))
+        elif isinstance(part, Revoke):
+            keys.extend(part.keys)
         else:
             keys.append(part.key)
     return keys, intervals
@@ -255,7 +283,7 @@ def changes(action: Action, answer: Answer) -> bool:
     match action:
         case Put() | Add():
             return True
-        case Delete() | DeleteRange():
+        case Delete() | DeleteRange() | Revoke():
             return bool(answer.count)
         case Transaction():
             branch = action.then if answer.succeeded else action.otherwise
@@ -266,7 +294,7 @@ def changes(action: Action, answer: Answer) -> bool:
 
 def may_write(action: Action) -> bool:
     """Could the action change anything?"""
-    return any(isinstance(part, Put | Add | Delete | DeleteRange) for part in parts_of(action))
+    return any(isinstance(part, Put | Add | Delete | DeleteRange | Revoke) for part in parts_of(action))
 
 
 def revisions_named(action: Action) -> Iterator[int]:

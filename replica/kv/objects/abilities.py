@@ -13,10 +13,15 @@ from replica.kv.operations import (
     Compact,
     Delete,
     DeleteRange,
+    DescribeLease,
     Get,
+    GrantLease,
+    KeepAlive,
+    ListLeases,
     OpenSession,
     Put,
     Range,
+    RevokeLease,
     Transaction,
     Unchanged,
 )
@@ -53,6 +58,8 @@ def _needs_revisions(operation: AnyOperation) -> str:
         case Get() | Range() if operation.revision:
             return "a read at a revision"
         case Put() if operation.lease:
+            return "a lease"
+        case GrantLease() | KeepAlive() | RevokeLease() | DescribeLease() | ListLeases():
             return "a lease"
         case DeleteRange():
             return "deleting an interval"

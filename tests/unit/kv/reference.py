@@ -7,6 +7,7 @@ line of code.
 from typing import Any
 
 from replica.kv.operations import (
+    READ_ONLY,
     SESSION_WINDOW,
     SYSTEM_PREFIX,
     Add,
@@ -20,15 +21,24 @@ from replica.kv.operations import (
     Delete,
     Deleted,
     DeleteRange,
+    DescribeLease,
     Failed,
     Failure,
     Get,
     Got,
+    GrantLease,
+    KeepAlive,
     KeyValue,
+    LeaseDescribed,
+    LeaseGranted,
+    LeaseRevoked,
+    LeasesListed,
+    ListLeases,
     OpenSession,
     Put,
     Range,
     Ranged,
+    RevokeLease,
     SessionClosed,
     SessionOpened,
     Transacted,
@@ -58,6 +68,9 @@ class Reference:
             int, list[Any]
         ] = {}  # id -> [acknowledged, {sequence: result or READ}], least recently used first
         self.next_session = 1
+        self.leases: dict[int, tuple[int, int]] = {}  # id -> (time to live, number of the last renewal)
+        self.last_lease = 0
+        self.renewals = 0
 
     @property
     def revision(self) -> int:
@@ -82,7 +95,7 @@ class Reference:
 
     def execute_once(self, record: list[Any], number: int, operation: Any, system: bool) -> AnyResult:
         acknowledged, executed = record
-        is_read = isinstance(operation, Get | Range)
+        is_read = isinstance(operation, READ_ONLY)
         if number <= acknowledged:
             return Failed(self.revision, Failure.RESULT_FORGOTTEN)
         if number > acknowledged + SESSION_WINDOW:
@@ -119,13 +132,62 @@ class Reference:
                 return Compacted(self.revision, self.compacted)
         attempt = Attempt(self, system)
         try:
-            result = attempt.transaction(operation) if isinstance(operation, Transaction) else attempt.do(operation)
+            if isinstance(operation, Transaction):
+                result: AnyResult = attempt.transaction(operation)
+            elif isinstance(operation, GrantLease | KeepAlive | RevokeLease | DescribeLease | ListLeases):
+                result = self.lease(operation, attempt)
+            else:
+                result = attempt.do(operation)
         except Refusal as refusal:
             return Failed(self.revision, refusal.code, "", refusal.detail)
         if attempt.touched:
             self.states.append(attempt.state)
             self.touched.append(attempt.touched)
         return result
+
+    def lease(self, operation: Any, attempt: "Attempt") -> AnyResult:
+        match operation:
+            case ListLeases():
+                behind = [lease for lease in sorted(self.leases) if lease > operation.after]
+                shown = behind[: operation.limit] if operation.limit else behind
+                described = tuple(self.describe(lease, False) for lease in shown)
+                return LeasesListed(self.revision, described, len(shown) < len(behind))
+            case GrantLease():
+                lease = operation.lease
+                if lease in self.leases:
+                    raise Refusal(Failure.LEASE_EXISTS)
+                while not lease:
+                    self.last_lease += 1
+                    lease = 0 if self.last_lease in self.leases else self.last_lease
+                self.renewals += 1
+                self.leases[lease] = (operation.ttl_ms, self.renewals)
+                return LeaseGranted(self.revision, lease, operation.ttl_ms, self.renewals)
+        self.check_lease(operation.lease)
+        ttl_ms, renewal = self.leases[operation.lease]
+        match operation:
+            case KeepAlive():
+                self.renewals += 1
+                self.leases[operation.lease] = (ttl_ms, self.renewals)
+                return LeaseGranted(self.revision, operation.lease, ttl_ms, self.renewals)
+            case RevokeLease():
+                if operation.if_renewal is not None and operation.if_renewal != renewal:
+                    raise Refusal(Failure.LEASE_RENEWED, renewal)
+                del self.leases[operation.lease]
+                doomed = [key for key, item in attempt.state.items() if item.lease == operation.lease]
+                for key in doomed:
+                    attempt.remove(key)
+                return LeaseRevoked(attempt.now(), len(doomed))
+            case DescribeLease():
+                return self.describe(operation.lease, operation.names)
+        raise AssertionError(operation)
+
+    def describe(self, lease: int, names: bool) -> LeaseDescribed:
+        keys = tuple(key for key, item in sorted(self.states[-1].items()) if item.lease == lease)
+        return LeaseDescribed(self.revision, lease, *self.leases[lease], len(keys), keys if names else ())
+
+    def check_lease(self, lease: int) -> None:
+        if lease not in self.leases:
+            raise Refusal(Failure.LEASE_UNKNOWN)
 
     def check_revision(self, revision: int) -> None:
         if revision > self.revision:
@@ -213,6 +275,8 @@ class Attempt:
                 return Ranged(self.now(), tuple(found), len(found), more)
             case Put():
                 old = self.writable(operation.key, operation.if_revision)
+                if operation.lease:
+                    self.reference.check_lease(operation.lease)
                 self.put(operation.key, operation.value, operation.lease)
                 return Written(self.next, old if operation.previous else None)
             case Add():

@@ -12,10 +12,15 @@ from replica.kv.operations import (
     Compare,
     Delete,
     DeleteRange,
+    DescribeLease,
     Get,
+    GrantLease,
+    KeepAlive,
+    ListLeases,
     OpenSession,
     Put,
     Range,
+    RevokeLease,
     Transaction,
     Unchanged,
 )
@@ -52,6 +57,18 @@ writes = st.one_of(
 )
 simple = reads | writes
 
+few_leases = st.integers(1, 3)
+leased_puts = st.builds(Put, keys, values, few_leases)
+leases = st.one_of(
+    st.builds(GrantLease, st.integers(1, 2), st.integers(0, 3)),
+    st.builds(GrantLease, st.just(5)),
+    st.builds(KeepAlive, few_leases),
+    st.builds(RevokeLease, few_leases),
+    st.builds(RevokeLease, few_leases, st.integers(1, 6)),
+    st.builds(DescribeLease, few_leases, st.booleans()),
+    st.builds(ListLeases, st.integers(0, 3), st.integers(0, 2)),
+)
+
 relations = st.sampled_from(("=", "!=", "<", ">"))
 conditions = st.one_of(
     st.builds(Compare, keys, st.just("value"), relations, values),
@@ -69,7 +86,7 @@ others = st.one_of(
     st.just(OpenSession(b"n")),
     st.builds(CloseSession, st.integers(1, 4)),
 )
-operations = st.one_of(puts, puts, simple, transactions, others)
+operations = st.one_of(puts, puts, leased_puts, simple, transactions, others, leases)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -111,6 +128,14 @@ session_steps = st.builds(
     st.integers(1, 8),
     st.sampled_from((0, 0, 0, 1, 2, 3, 4)),
 )
+lease_steps = st.builds(
+    Step,
+    st.lists(st.one_of(leases, leased_puts, puts, simple), min_size=1, max_size=4).map(tuple),
+    st.sampled_from((0, 1)),
+    st.integers(1, 12),
+)
+lease_opening = Step((OpenSession(b"n"), GrantLease(1), GrantLease(1)))
+lease_scripts = st.lists(lease_steps, min_size=2, max_size=12).map(lambda rest: [lease_opening, *rest])
 session_scripts = st.lists(session_steps, min_size=3, max_size=15).map(lambda rest: [opening, *rest])
 
 # The past: many small writes to few keys outside any session, ever more to look back upon.

@@ -16,7 +16,7 @@ from replica.kv.machine import StateMachine
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import Put
 
-from .scripts import scripts, session_scripts
+from .scripts import lease_scripts, scripts, session_scripts
 from .support import Command, command
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -47,7 +47,7 @@ cuts = st.sets(st.integers(0, 25))
 
 
 @settings(max_examples=80, deadline=None)
-@given(script=scripts | session_scripts, cuts=cuts, commits=cuts)
+@given(script=scripts | session_scripts | lease_scripts, cuts=cuts, commits=cuts)
 def test_how_commands_are_batched_and_when_they_are_committed_makes_no_difference(script, cuts, commits):
     commands = [step.command() for step in script]
     assert replay(commands, cuts, commits) == replay(commands, range(len(commands)), ())
@@ -66,7 +66,7 @@ def test_neither_does_what_happens_to_be_cached(script):
 
 
 @settings(max_examples=40, deadline=None)
-@given(script=scripts | session_scripts, lost=st.integers(1, 10), committed=st.integers(0, 10))
+@given(script=scripts | session_scripts | lease_scripts, lost=st.integers(1, 10), committed=st.integers(0, 10))
 def test_what_a_crash_lost_is_applied_again_to_the_same_end(script, lost, committed):
     commands = [step.command() for step in script]
     store = MemoryStore()

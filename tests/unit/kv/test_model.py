@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import replica.kv.history
 from replica.kv.machine import StateMachine
-from replica.kv.operations import AnyResult, Failed, Range, ReadOperation, Transacted
+from replica.kv.operations import AnyResult, DescribeLease, Failed, ListLeases, Range, ReadOperation, Transacted
 from replica.kv.runs import decode_results
 
 from .reference import Reference
-from .scripts import Step, commit_points, history_scripts, reads, scripts, session_scripts
+from .scripts import Step, commit_points, history_scripts, lease_scripts, reads, scripts, session_scripts
 from .support import STORES
 
 SESSIONS_MAX = 3
@@ -97,6 +97,13 @@ def test_retries_in_any_order_are_answered_as_the_reference_does(bounds, kind, s
 @given(script=history_scripts, questions=st.lists(reads, max_size=3), commits=commit_points)
 def test_the_past_is_read_as_the_reference_does(bounds, kind, script, questions, commits):
     compare(kind, script, questions, commits)
+
+
+@on_every_store
+@examples(60)
+@given(script=lease_scripts, commits=commit_points)
+def test_leases_and_their_keys_are_what_the_reference_says(bounds, kind, script, commits):
+    compare(kind, script, [ListLeases(), DescribeLease(1, True), DescribeLease(2, True)], commits)
 
 
 @on_every_store

@@ -16,6 +16,7 @@ from replica.kv.operations import (
     Failure,
     Get,
     Got,
+    GrantLease,
     KeyValue,
     Put,
     Range,
@@ -38,7 +39,7 @@ def test_every_operation_of_a_run_takes_a_revision_of_its_own(replica):
 
 
 def test_a_key_carries_its_history(replica):
-    replica.do(Put(b"a", b"1"), Put(b"b", b"x"), Put(b"a", b"2", lease=7))
+    replica.do(GrantLease(1000, 7), Put(b"a", b"1"), Put(b"b", b"x"), Put(b"a", b"2", lease=7))
     assert replica.one(Get(b"a")) == Got(3, KeyValue(b"a", b"2", 1, 3, 2, 7))
 
 

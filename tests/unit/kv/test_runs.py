@@ -8,6 +8,7 @@ import pytest
 from replica.kv import runs
 from replica.kv.operations import (
     KEY_BYTES_MAX,
+    LEASE_TTL_MS_MAX,
     RUN_BYTES_MAX,
     RUN_OPERATIONS_MAX,
     TRANSACTION_OPERATIONS_MAX,
@@ -19,10 +20,15 @@ from replica.kv.operations import (
     Compare,
     Delete,
     DeleteRange,
+    DescribeLease,
     Get,
+    GrantLease,
+    KeepAlive,
+    ListLeases,
     OpenSession,
     Put,
     Range,
+    RevokeLease,
     Transaction,
     Unchanged,
     prefix_end,
@@ -37,6 +43,11 @@ RUN: list[AnyOperation] = [
     Add(b"n", -1),
     Transaction((Compare(b"a", "value", "<", b"x"), Unchanged(b"", b"", 1)), (Put(b"a", b""),), (Get(b"a"),)),
     Compact(3),
+    GrantLease(1000, 4),
+    KeepAlive(4),
+    RevokeLease(4, 7),
+    DescribeLease(4, True),
+    ListLeases(4, 1),
 ]
 
 
@@ -83,6 +94,8 @@ INVALID: dict[str, Any] = {
     "negative revision": Get(b"a", -1),
     "negative lease": Put(b"a", b"", -1),
     "huge revision": Compact(2**63),
+    "a lease of no time": GrantLease(0),
+    "a lease for ever": GrantLease(LEASE_TTL_MS_MAX + 1),
     "huge delta": Add(b"a", 2**63),
     "unknown target": Transaction((msgspec.structs.replace(Compare(b"a", "mod", "=", 1), target="size"),), ()),
     "unknown relation": Transaction((msgspec.structs.replace(Compare(b"a", "mod", "=", 1), relation="~"),), ()),
@@ -170,7 +183,7 @@ def test_a_transaction_is_bounded():
 
 
 def test_a_footprint_is_the_union_in_the_order_of_first_mention():
-    touched = runs.footprint(RUN[:-1])
+    touched = runs.footprint(RUN[:7])
     assert touched.writes == (b"a", b"n")
     assert touched.reads == (b"a",)
     assert touched.ranges == ((b"a", b""), (b"", b""))

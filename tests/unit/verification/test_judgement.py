@@ -17,9 +17,14 @@ from replica.kv.operations import (
     Condition,
     Delete,
     DeleteRange,
+    DescribeLease,
     Get,
+    GrantLease,
+    KeepAlive,
+    ListLeases,
     Put,
     Range,
+    RevokeLease,
     Transaction,
     Unchanged,
 )
@@ -210,7 +215,7 @@ def operation_of(draw: random.Random, revision: int, *, nested: bool = False) ->
     keys = [b"a", b"b", b"b\x00", b"c"]
     key = draw.choice(keys)
     bounds = sorted(draw.sample([b"", *keys, b"d"], 2))
-    choice = draw.randrange(8 if nested else 12)
+    choice = draw.randrange(8 if nested else 15)
     match choice:
         case 0 | 1:
             condition = draw.choice((None, None, revision, draw.randint(0, revision)))
@@ -237,6 +242,12 @@ def operation_of(draw: random.Random, revision: int, *, nested: bool = False) ->
             return Range(b"", b"", revision=draw.randint(0, revision + 1))
         case 10 if draw.random() < 0.3:
             return Compact(draw.randint(0, revision + 1))
+        case 12:
+            return draw.choice((GrantLease(1), GrantLease(1), KeepAlive(1), DescribeLease(1), ListLeases()))
+        case 13:
+            return draw.choice((RevokeLease(1), RevokeLease(2), RevokeLease(3), RevokeLease(1, 2)))
+        case 14:
+            return Put(key, b"leased", draw.randint(1, 3))
         case _:
             conditions: list[Condition] = draw.sample(
                 [
@@ -290,10 +301,10 @@ def test_the_model_agrees_with_the_real_state_machine():
         undecided += report.verdict is Verdict.UNKNOWN
         kinds |= {each.operation for each in history.operations}
         refusals |= {each.result.get("failed") for each in history.operations}
-    assert len(kinds) == 8
+    assert len(kinds) == 10
     assert uncertain > 150, uncertain
     assert undecided <= 3, undecided
-    assert {"condition", "not a number", "compacted", "future revision"} <= refusals
+    assert {"condition", "not a number", "compacted", "future revision", "lease unknown"} <= refusals
 
 
 def damaged(history: History, draw: random.Random) -> tuple[int, History] | None:
