@@ -26,8 +26,9 @@ from replica.kv.operations import (
     KEY_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
+    RevokeLease,
 )
-from replica.kv.runs import encode_results, validate_reads
+from replica.kv.runs import encode_operations, encode_results, validate_reads
 from replica.storage.coordinator import Anchor, Coordinator
 from replica.storage.errors import StorageError
 from replica.wire import typed as wire
@@ -35,6 +36,7 @@ from replica.wire import typed as wire
 from .clock import monotonic_clock
 from .config import NodeConfig
 from .errors import BadFolder, Damaged, NodeFailure
+from .expiry import TICK_S, Expiry
 from .folder import describe
 from .logs import Logger
 from .loop import Loop, Network, Writer
@@ -66,6 +68,8 @@ class Core:
         self.machine: StateMachine
         self.coordinator: Coordinator
         self.loop: Loop
+        self.expiry = Expiry(lambda: self.machine.leases, clock=self.clock, term=self._lease_term, propose=self._expire)
+        self._leases_begun = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def make_loop(
@@ -105,6 +109,41 @@ class Core:
             # 16 bits of the replica, 15 of the incarnation, 32 to count with.
             detached_base=(self.config.replica & 0xFFFF) << 47 | (incarnation & 0x7FFF) << 32,
         )
+
+        self.loop.on_leases = self.leases_touched
+        self.spawn(self._keep_leases())
+
+    # ------------------------------------------------------------------------------------------------------- leases
+
+    def leases_touched(self) -> None:
+        """Leases were granted or renewed, or came with a snapshot."""
+        self.expiry.observe()
+        self._leases_begun.set()
+
+    async def _keep_leases(self) -> None:
+        """Look after the timers of leases, while there are any."""
+        while True:
+            self.expiry.tick()
+            if self.expiry.needed:
+                await asyncio.sleep(TICK_S)
+            else:
+                self._leases_begun.clear()
+                await self._leases_begun.wait()
+                self.expiry.idle()
+
+    def _lease_term(self) -> str:
+        """What this replica leads by; empty while it does not, or nothing may be proposed."""
+        if not self.begun or self.loop.halted or self.refusal(removing=True) is not None:
+            return ""
+        status = self.coordinator.status()
+        return f"{self.coordinator.epoch}/{status.ballot}" if status.accepting else ""
+
+    def _expire(self, ended: list[RevokeLease]) -> None:
+        self.log.debug("leases run out", leases=[each.lease for each in ended])
+        batch = self.config.batch_max
+        for start in range(0, len(ended), batch):
+            piece = ended[start : start + batch]
+            self.loop.propose_detached(encode_operations(piece), len(piece), _not_waited_for, system=True)
 
     def address_of(self, member: Member) -> tuple[str, str]:
         """Peer and client address of a member; those in the configuration file stand before those pinned."""
@@ -172,7 +211,10 @@ class Core:
 
     def read_now(self, operations: bytes, count: int) -> bytes:
         """Answer reads from what has been applied."""
-        return encode_results(self.machine.query(validate_reads(operations, count)))
+        results = self.machine.query(validate_reads(operations, count))
+        if self.expiry.needed:
+            results = list(map(self.expiry.annotate, results))
+        return encode_results(results)
 
     def leader(self, hint: int | None = None) -> tuple[int, str]:
         """The leader, or the replica hinted at, and where clients reach it."""
@@ -241,3 +283,7 @@ class Core:
             return self.config.reads
         offered = self.coordinator.spec.capabilities.reads
         return next((way for way in READ_PREFERENCE if way in offered), "log")
+
+
+def _not_waited_for(_outcome: bytes | Reject) -> None:
+    """Whether it came to anything shows in the state."""

@@ -174,6 +174,8 @@ class Loop:
         self.on_snapshot_wish: Callable[[SnapshotWish], None]
         self.on_applied: Callable[[int], None]
         """Told of the operations that a turn applied, if any."""
+        self.on_leases: Callable[[], None]
+        """Told when a turn granted or renewed leases."""
 
     # ------------------------------------------------------------------------------------------ what comes in
 
@@ -510,6 +512,8 @@ class Loop:
         if applied:
             self._metrics.operations_applied += applied
             self._metrics.applied_per_turn.observe(applied)
+            if self.machine.leases.touched:
+                self.on_leases()
             self.on_applied(applied)
         self._settled()
 

@@ -127,6 +127,7 @@ class Stored(Core):
         self.machine = machine
         if self.begun:
             self.loop.machine = machine
+            self.leases_touched()
 
     def nearly_full(self, *, removing: bool = False) -> str | None:
         """Why there is no room for more (with ``removing``: for removing something) on the disk or in the maps."""

@@ -180,16 +180,11 @@ _REQUIRED: Final[Mapping[type[Action], tuple[str, ...]]] = MappingProxyType(
 JUDGED: Final = frozenset({"condition", "future revision", "not a number"})
 """Refusals that follow from the state, and so are judged."""
 
-<<<<<<< HEAD
-_TAKEN_AS_THEY_ARE: Final = frozenset({"compacted", "invalid", "unsupported"})
-"""Others that are definite: limits are not part of the model, and compaction is held against real time alone."""
-=======
 _TAKEN_AS_THEY_ARE: Final = frozenset(
-    {"compacted", "invalid", "lease unknown", "lease exists", "leases full", "lease renewed"}
+    {"compacted", "invalid", "unsupported", "lease unknown", "lease exists", "leases full", "lease renewed"}
 )
 """Others that are definite: limits, and which leases there are, are not part of the model, and compaction is held
 against real time alone."""
->>>>>>> d2fe993 (Keep leases in the replicated state: granted, renewed, revoked, and expired by a proposal)
 
 Interval: TypeAlias = tuple[str, str]
 
