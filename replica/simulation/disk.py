@@ -28,7 +28,7 @@ from sortedcontainers import SortedDict
 
 from replica.consensus.codec import Codec, MalformedValue
 from replica.consensus.interface import CorruptRecord, Put, Record, Write
-from replica.simulation.witness import Ledger
+from replica.simulation.witness import Controls, Ledger
 from replica.storage.coordinator import META_TABLE
 
 CORRUPT: Final = b"\xc1 corrupt"
@@ -43,9 +43,10 @@ Tables: TypeAlias = "dict[str, SortedDict]"
 class Disk:
     """One replica's disk. It outlives the processes that use it."""
 
-    def __init__(self, identity: str, ledger: Ledger) -> None:
+    def __init__(self, identity: str, ledger: Ledger, controls: Controls | None = None) -> None:
         """``ledger`` is entered whatever becomes durable; it outlives the disk."""
         self._ledger = ledger
+        self._controls = controls or Controls()
         self.identity = identity
         """Minted when the disk was formatted; a wiped disk has another one."""
         self.incarnation = 0
@@ -53,10 +54,7 @@ class Disk:
         self.admitted = False
         self.snapshots: dict[str, object] = {}
         """Immutable snapshots by name: durable from the moment they are complete."""
-        self.persistent = True
-        """False is a negative control: nothing that is written is there after a crash."""
-        self.honest = True
-        """False is a negative control: writes are reported durable before they are."""
+        self._latest_snapshot = ""
         self._view: Tables = {}
         self._durable: Tables = {}
         self._waiting: list[tuple[int, list[EncodedWrite]]] = []
@@ -90,7 +88,7 @@ class Disk:
     def finish(self) -> int:
         """The commit has succeeded: returns the highest number among the groups that are durable by it."""
         group = max(number for number, _ in self._flying)
-        if self.honest:
+        if self._controls.sync:
             # A sync takes along whatever was written before.
             self._settle(self._cached)
             self._cached = []
@@ -102,9 +100,25 @@ class Disk:
 
     def sync(self) -> None:
         """Make durable what the process, or the one before it, has written."""
-        if self.honest:
+        if self._controls.sync:
             self._settle(self._cached)
             self._cached = []
+
+    def drop(self) -> int:
+        """The commit has failed and nobody cares: readers see it, and no later sync brings it to the platter."""
+        group = max(number for number, _ in self._flying)
+        self._flying = []
+        return group
+
+    @property
+    def last_submitted(self) -> int:
+        """The highest number among the groups that were ever handed over and are not durable."""
+        return max((number for number, _ in (*self._flying, *self._waiting)), default=0)
+
+    def keep_snapshot(self, name: str, image: object) -> None:
+        """A snapshot is complete: from now on it is there, whatever happens."""
+        self.snapshots[name] = image
+        self._latest_snapshot = name
 
     # ------------------------------------------------------------------------------------------------------- crashes
 
@@ -123,14 +137,20 @@ class Disk:
         if not power:
             keep = max(keep, len(self._cached))
         lost = len(self._cached) + len(self._flying) + len(self._waiting) - keep
+        survivors = unsettled[:keep]
+        if not self._controls.batches_atomic and keep < len(unsettled):
+            group, writes = unsettled[keep]
+            survivors.append((group, [write for write in writes if draw.random() < 0.5]))
         if power:
-            self._settle(unsettled[:keep])
+            self._settle(survivors)
             self._cached = []
         else:
-            self._cached = unsettled[:keep]
+            self._cached = survivors
+        if power and not self._controls.snapshots_synced:
+            self.snapshots.pop(self._latest_snapshot, None)
         self._flying = []
         self._waiting = []
-        if not self.persistent:
+        if not self._controls.persistence:
             self._durable = {META_TABLE: SortedDict(self._durable.get(META_TABLE, {}))}
             self._cached = []
         self._view = {table: SortedDict(records) for table, records in self._durable.items()}
@@ -171,6 +191,11 @@ class Disk:
         records = self._view.get(table)
         return [] if records is None else list(records.irange(first, last, inclusive=(True, False)))
 
+    @property
+    def forgives(self) -> bool:
+        """Does a record that cannot be read pass for none?"""
+        return not self._controls.corrupt_is_unknown
+
     def records(self) -> int:
         """How many records the protocol's tables hold."""
         return sum(len(records) for table, records in self._view.items() if table != META_TABLE)
@@ -186,13 +211,15 @@ class DiskReader:
     def get(self, table: str, key: bytes) -> Record | None:
         """The record, or None. Raises `CorruptRecord`."""
         data = self._disk.read(table, key)
+        if data == CORRUPT and self._disk.forgives:
+            return None
         return None if data is None else self._decode(table, key, data)
 
     def scan(self, table: str, first: bytes, last: bytes) -> Iterator[tuple[bytes, Record]]:
         """Records of a half-open interval, ascending. Raises `CorruptRecord` on reaching a bad one."""
         for key in self._disk.keys(table, first, last):
             data = self._disk.read(table, key)
-            if data is not None:
+            if data is not None and not (data == CORRUPT and self._disk.forgives):
                 yield key, self._decode(table, key, data)
 
     def _decode(self, table: str, key: bytes, data: bytes) -> Record:

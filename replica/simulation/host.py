@@ -53,6 +53,8 @@ from replica.simulation.disk import Disk, DiskReader, EncodedWrite, encode_write
 from replica.simulation.machine import Answer, Image, StateHome
 from replica.simulation.network import Endpoint, Network
 from replica.simulation.oracle import Oracle
+from replica.simulation.planted import planted_coordinator
+from replica.simulation.violation import Violation
 from replica.simulation.witness import Controls, Ledger
 from replica.simulation.world import World
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor, Coordinator, Turn
@@ -176,7 +178,7 @@ class Host:
         self._ledger = oracle.ledgers[replica] = Ledger()
         self.disk = self._format()
         self._sessions_max = sessions_max
-        self.state = StateHome(sessions_max=sessions_max)
+        self.state = StateHome(sessions_max=sessions_max, controls=self.controls)
         if not joining:
             anchor = Anchor(configuration=configuration)
             self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
@@ -204,10 +206,7 @@ class Host:
     def _format(self) -> Disk:
         self.formats += 1
         identity = self.formats if self.controls.same_disk else 1
-        disk = Disk(f"disk-{self.replica}-{identity}", self._ledger)
-        disk.persistent = self.controls.persistence
-        disk.honest = self.controls.sync
-        return disk
+        return Disk(f"disk-{self.replica}-{identity}", self._ledger, self.controls)
 
     # ------------------------------------------------------------------------------------------------- life and death
 
@@ -230,7 +229,8 @@ class Host:
             self.clock = Clock(self.world.now, origin=self._clock_draw.uniform(0.0, 1000.0), rate=self.clock.rate)
             self._power_lost = False
         # What a process before this one wrote in the middle of a sync may be readable and not durable.
-        self.disk.sync()
+        if self.controls.sync_at_start:
+            self.disk.sync()
         self.disk.incarnation += 1
         self.world.count("starts")
         self.world.trace.note(self.world.now, "start", self.replica)
@@ -250,7 +250,7 @@ class Host:
         self.paused = False
         self._deferred.clear()
         lost = self.disk.crash(self.crash_draw, power=power, adversarial=self.profile.adversarial)
-        self.state.crash(power=power)
+        self.state.crash(self.crash_draw, power=power)
         if power:
             self._power_lost = True
         if lost:
@@ -284,7 +284,7 @@ class Host:
         self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
         self.disk.begin()
         self.disk.finish()
-        self.state = StateHome(sessions_max=self._sessions_max)
+        self.state = StateHome(sessions_max=self._sessions_max, controls=self.controls)
 
     def pause(self, seconds: float) -> None:
         """Everything on this host stands still; the clock does not."""
@@ -433,6 +433,10 @@ class Process:
         except CorruptRecord as corrupt:
             self.world.count("replicas stopped by a corrupt record")
             host.stop(str(corrupt))
+            if not host.doomed:
+                raise Violation(
+                    "records are whole", f"no fault has struck the disk of {host.name}: {corrupt}"
+                ) from None
 
     def now(self) -> float:
         """The replica's own time, which never goes back."""
@@ -460,7 +464,7 @@ class Process:
     def _run(self, anchor: Anchor) -> None:
         host = self.host
         now = self.now()
-        self.coordinator = coordinator = Coordinator(
+        self.coordinator = coordinator = planted_coordinator(host.controls)(
             host.protocols.find,
             replica=self.replica,
             anchor=anchor,
@@ -733,7 +737,7 @@ class Process:
             return
         self.host.boundary("before a snapshot is staged")
         name = self._snapshot_name(anchor, f"from-{sender}")
-        self.disk.snapshots[name] = image
+        self.disk.keep_snapshot(name, image)
         self.host.boundary("after a snapshot is staged")
         anchor = msgspec.structs.replace(anchor, snapshot=name)
         if anchor.configuration.member(self.replica) is None:
@@ -745,7 +749,7 @@ class Process:
         self._switch_when_idle()
 
     def _image(self, frontier: int) -> Image:
-        return self.host.state.image(frontier, sessions=self.host.controls.sessions_in_snapshots)
+        return self.host.state.image(frontier)
 
     def _snapshot_name(self, anchor: Anchor, origin: str) -> str:
         self._snapshots += 1
@@ -770,7 +774,7 @@ class Process:
         self._staging = False
         self.host.boundary("before a snapshot is staged")
         name = self._snapshot_name(anchor, kind)
-        self.disk.snapshots[name] = image
+        self.disk.keep_snapshot(name, image)
         self.host.boundary("after a snapshot is staged")
         self._switches.append(_Switch(msgspec.structs.replace(anchor, snapshot=name), image, kind))
         self._switch_when_idle()
@@ -817,7 +821,8 @@ class Process:
             return epoch == coordinator.epoch and coordinator.sealed is None and frontier > standing
         if epoch != coordinator.epoch:
             return epoch > coordinator.epoch
-        return coordinator.sealed is None and frontier > self.host.state.applied
+        newer = frontier > self.host.state.applied or not self.host.controls.snapshots_compared
+        return coordinator.sealed is None and newer
 
     def _end_fetch(self, switch: _Switch) -> None:
         if switch.kind == "installed":
@@ -1179,14 +1184,21 @@ class Process:
     def _committed(self) -> None:
         host = self.host
         host.boundary("before a commit is reported")
-        if host.fail_next_sync:
+        if host.fail_next_sync and host.controls.sync_failures_fatal:
             # A failed sync is fatal, and nobody knows what of it is on the disk.
             host.fail_next_sync = False
             self.world.count("failed syncs")
             host.crash(power=host.crash_draw.random() < 0.5, why="a sync failed")
             self.world.after(self.profile.boot_s * 10, host.start)
             return
-        last = self.disk.finish()
+        if host.fail_next_sync:
+            host.fail_next_sync = False
+            self.world.count("failed syncs")
+            last = self.disk.drop()
+        else:
+            last = self.disk.finish()
+        if not host.controls.own_completions:
+            last = max(last, self.disk.last_submitted)
         completions, self._flying = self._flying, []
         self._blocked = False
         if self.disk.waiting:

@@ -7,17 +7,21 @@ anchor names, and the log.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from replica.consensus.interface import Command
-from replica.kv.layout import SESSIONS
+from replica.kv.layout import META, SESSIONS
 from replica.kv.machine import Digest, StateMachine
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import OpenSession
 from replica.kv.runs import encode_operations, encode_results, pack_payload, unpack, validate_reads
 from replica.kv.sessions import SESSIONS_MAX
+from replica.simulation.planted import planted_sessions
+from replica.simulation.violation import Violation
+from replica.simulation.witness import Controls
 from replica.storage.coordinator import Anchor
 
 
@@ -42,22 +46,31 @@ class Answer(msgspec.Struct, frozen=True):
 class StateHome:
     """The state environment of one host. It outlives the processes that use it."""
 
-    def __init__(self, *, sessions_max: int = SESSIONS_MAX) -> None:
+    def __init__(self, *, sessions_max: int = SESSIONS_MAX, controls: Controls | None = None) -> None:
         self._sessions_max = sessions_max
+        self._controls = controls or Controls()
         self._store = MemoryStore()
         self._trusted = True
         self._machine = self._build(self._store)
 
     def _build(self, store: MemoryStore) -> StateMachine:
-        return StateMachine(store, sessions_max=self._sessions_max)
+        machine = StateMachine(store, sessions_max=self._sessions_max)
+        sessions = planted_sessions(self._controls)
+        if sessions is not None:
+            machine.sessions = sessions(store, sessions_max=self._sessions_max)
+        return machine
 
     # ----------------------------------------------------------------------------------------------------- lifecycle
 
-    def crash(self, *, power: bool) -> None:
-        """Lose what was not committed; with ``power``, everything."""
+    def crash(self, draw: random.Random, *, power: bool) -> None:
+        """Lose what was not committed; with ``power``, everything: what is found then has holes."""
         self._store.crash()
         if power:
-            self._trusted = False
+            self._trusted = not self._controls.power_distrusts_state
+            for table, rows in self._store.contents().items():
+                if table != META:
+                    self._store.delete_many(table, [key for key in rows if draw.random() < 0.2])
+            self._store.commit()
 
     def recover(self, anchor: Anchor, snapshots: Mapping[str, object]) -> bool:
         """Make the state usable at a start; True if it had to be rebuilt from the anchor's snapshot.
@@ -72,7 +85,9 @@ class StateHome:
                 return False
         self._trusted = True
         if anchor.snapshot:
-            image = snapshots[anchor.snapshot]
+            image = snapshots.get(anchor.snapshot)
+            if image is None:
+                raise Violation("acknowledged implies durable", f"snapshot {anchor.snapshot} is named and gone")
             assert isinstance(image, Image)
             self.load(image)
         else:
@@ -86,18 +101,15 @@ class StateHome:
         self._machine = self._build(self._store)
         self._trusted = True
 
-    def image(self, frontier: int, *, sessions: bool = True) -> Image:
-        """A snapshot of what has been applied, brought to ``frontier`` if a seal lies there.
-
-        ``sessions`` False is a negative control: it leaves them out.
-        """
+    def image(self, frontier: int) -> Image:
+        """A snapshot of what has been applied, brought to ``frontier`` if a seal lies there."""
         self._machine.prepare()
         copy = self._store.copy()
         if frontier != self._machine.applied:
             twin = self._build(copy)
             twin.advance(frontier)
             twin.commit()
-        if not sessions:
+        if not self._controls.sessions_in_snapshots:
             copy.delete_many(SESSIONS, [key for key, _ in copy.scan(SESSIONS, b"", b"")])
         return Image(frontier, copy)
 

@@ -159,7 +159,10 @@ WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
 
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
-    """Negative controls: ways to break the world around a protocol, which the checks must notice."""
+    """Negative controls: ways to break the world around a protocol, which the checks must notice.
+
+    Each is a mistake that storage, snapshots or sessions of real systems have made; True is as it ought to be.
+    """
 
     persistence: bool = True
     """False: after a crash a disk holds nothing of what the protocol wrote."""
@@ -169,3 +172,31 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """False: a snapshot leaves the sessions out."""
     same_disk: bool = True
     """False: a replica whose disk was wiped passes for the one it was."""
+    gates: bool = True
+    """False: a message does not wait for the ticket that it names."""
+    own_completions: bool = True
+    """False: when a transaction is durable, groups that came behind it are reported durable, too."""
+    sync_failures_fatal: bool = True
+    """False: after a failed sync the next one is believed, though the system has dropped what the first should have
+    written (Rebello et al., "Can Applications Recover from fsync Failures?", 2020)."""
+    sync_at_start: bool = True
+    """False: a replica acts on what it reads after a crash without making it durable first."""
+    corrupt_is_unknown: bool = True
+    """False: a record that cannot be read passes for one that was never written (Alagappan et al., "Protocol-Aware
+    Recovery for Consensus-Based Storage", 2018)."""
+    batches_atomic: bool = True
+    """False: of the transaction that a crash interrupts, any part may survive."""
+    power_distrusts_state: bool = True
+    """False: after a power cut the state is taken as it was found, though it was never synced."""
+    snapshots_synced: bool = True
+    """False: an anchor names a snapshot whose file and directory were not synced."""
+    snapshots_compared: bool = True
+    """False: a snapshot is installed whether the state has got further meanwhile or not."""
+    epochs_start_empty: bool = True
+    """False: the log of an epoch that has ended is left to the protocol of the next."""
+    retries_recognised: bool = True
+    """False: sessions remember nothing of what was executed."""
+    sequences_as_set: bool = True
+    """False: a session takes whatever lies below the highest executed sequence for executed."""
+    last_use_replicated: bool = True
+    """False: when a session was used last, which decides about eviction, is forgotten in a restart."""

@@ -33,6 +33,8 @@ class Specimen(msgspec.Struct, frozen=True, kw_only=True):
 
     bug: str
     """Its name, as it is known."""
+    place: str = ""
+    """Where the mistake lives; empty for the protocol."""
     consequence: str
     """What comes of it."""
     caught_by: frozenset[str]
@@ -53,7 +55,7 @@ class Specimen(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """Unique in the zoo: where it lives, and the bug."""
-        return f"{self.spec.name}: {self.bug}"
+        return f"{self.place or self.spec.name}: {self.bug}"
 
     def run(self, seed: int) -> SimulationFailure | None:
         """Run a seed with the bug in place; the failure, if there was one."""

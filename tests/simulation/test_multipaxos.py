@@ -76,11 +76,6 @@ def test_unusual_sizes_are_sound(replicas):
         run(seed, PROTOCOL, replicas)
 
 
-@pytest.mark.parametrize("control", ["persistence", "sync", "sessions_in_snapshots"])
-def test_a_broken_world_is_noticed(control):
-    assert first_failure(PROTOCOL, range(100), controls=Controls(**{control: False})) is not None
-
-
 def plan_with_a_wiped_disk(seed: int) -> Plan:
     """One replica misses what the others decide, another loses its disk, and the third is gone for a while."""
     plan = plan_of(seed, PROTOCOL, 3, operations=150)

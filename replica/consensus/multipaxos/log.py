@@ -257,6 +257,11 @@ class Log(DeliveredLog[Entry]):
         self.decided = max(self.decided, frontier)
         self.target = max(self.target, frontier)
         self._tail.clear()
+        if "snapshot erases votes above it" in self._core.bugs:
+            self.window.entries.clear()
+            self._core.writes.append(Discard(LOG_TABLE, slot_key(0), slot_key(SLOT_MAX)))
+            self.decided = frontier
+            self._highest_on_disk = 0
         self._load()
         self._discard(frontier)
         self.record_progress()

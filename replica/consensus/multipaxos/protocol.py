@@ -30,6 +30,7 @@ from replica.consensus.interface import (
     TimerFired,
     Yield,
 )
+from replica.consensus.quorums import Quorums
 
 from .acceptor import Acceptor
 from .catchup import CatchUps
@@ -66,10 +67,17 @@ from .state import Core, Role
 class MultiPaxos(Protocol):
     """One replica of MultiPaxos; the package's docstring tells the theory."""
 
-    def __init__(self, context: Context, options: MultiPaxosOptions, *, bugs: frozenset[str] = frozenset()) -> None:
-        """``bugs`` plants known mistakes for tests (see `planted`); no option reaches it."""
+    def __init__(
+        self,
+        context: Context,
+        options: MultiPaxosOptions,
+        *,
+        bugs: frozenset[str] = frozenset(),
+        quorums: Quorums | None = None,
+    ) -> None:
+        """``bugs`` and ``quorums`` plant known mistakes for tests (see `planted`); no option reaches them."""
         self._context = context
-        quorums = quorums_of(context.configuration, options)
+        quorums = quorums or quorums_of(context.configuration, options)
         self._core = core = Core(context, options, quorums, bugs)
         self._log = Log(core)
         self._reads = Reads(core, self._log)

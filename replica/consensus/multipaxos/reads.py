@@ -41,9 +41,11 @@ class Reads(ReadRounds):
             return
         if sealed_at is not None and log.decided >= sealed_at:
             self.refuse(Reason.SEALED, None)  # the state never reaches the seal
-        if log.decided >= recovered and self.begin_round(log.decided):
+        ready = log.decided >= recovered or "read granted before recovery" in core.bugs
+        if ready and self.begin_round(log.decided):
             core.broadcast(Heartbeat(core.ballot, log.decided, self.round))
-        self.grant(core.quorums.meets_every_phase1)
+        unconfirmed = "read granted without a round" in core.bugs
+        self.grant((lambda acks: True) if unconfirmed else core.quorums.meets_every_phase1)
 
     def check(self) -> None:
         """Assert the invariants of waiting reads."""

@@ -6,7 +6,7 @@ A new protocol adds a module here, and is hunted by ``make zoo`` and by `tests.s
 from importlib import import_module
 from pkgutil import iter_modules
 
-from replica.simulation.zoo import Specimen
+from replica.simulation.zoo import Catch, Specimen, hunt
 
 
 def collect() -> dict[str, Specimen]:
@@ -20,3 +20,9 @@ def collect() -> dict[str, Specimen]:
                 raise ValueError(f"there are two specimens of the name {specimen.name!r}")
             specimens[specimen.name] = specimen
     return specimens
+
+
+def hunt_by_name(task: tuple[str, int]) -> Catch:
+    """Hunt the specimen of that name through so many seeds; what a process of a pool is given to do."""
+    name, seeds = task
+    return hunt(collect()[name], range(seeds))

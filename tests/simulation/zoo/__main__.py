@@ -9,13 +9,8 @@ import sys
 
 import click
 
-from replica.simulation.zoo import SEEDS_MAX, Catch, hunt, table
-from tests.simulation.zoo import collect
-
-
-def hunt_by_name(task: tuple[str, int]) -> Catch:
-    name, seeds = task
-    return hunt(collect()[name], range(seeds))
+from replica.simulation.zoo import SEEDS_MAX, Catch, table
+from tests.simulation.zoo import collect, hunt_by_name
 
 
 @click.command()

@@ -12,6 +12,13 @@ CAUGHT_BY = {
     "vote counted before its sync": {"decided implies durable"},
     "duplicate acknowledgements counted twice": {"decided implies durable"},
     "log completion matched by slot only": {"decided implies durable"},
+    "quorums that do not intersect": {"one value per slot", "prefixes", "invariants of the protocol"},
+    "any vote adopted": {"one value per slot"},
+    "phase 1b counted before it is whole": {"one value per slot"},
+    "ballot used before it is durable": {"one value per slot and ballot", "promises are kept"},
+    "read granted without a round": {"linearizability"},
+    "read granted before recovery": {"linearizability"},
+    "snapshot erases votes above it": {"one value per slot"},
     "no poll before a campaign": {"stable leadership"},
 }
 
