@@ -866,39 +866,6 @@ def test_a_round_that_was_lost_is_repeated_by_heartbeats():
     assert story[1].granted == {1: 0}
 
 
-def test_a_deposed_leader_that_does_not_know_it_grants_no_read():
-    story = Story(3)
-    story.elect(1)
-    story.isolate(1)
-    story.elect(2)
-    story[2].propose(b"new")
-    story.settle()
-    story[1].read(1)
-    story.heal()
-    story.settle()
-    assert story[1].granted == {}
-    assert [refused.token for refused in story[1].refused_reads] == [1]
-
-
-def test_a_read_waits_until_everything_recovered_is_decided():
-    story = Story(3)
-    story.elect(1)
-    story[1].propose(b"a")
-    story.settle()
-    assert story[1].log == [b"a"]
-    assert story[2].log == []
-    story[1].crash()
-    story.lose = lambda sender, to, message: isinstance(message, Accept)
-    story.elect(2)
-    story[2].read(1)
-    story.settle()
-    story.wait(0.1)
-    assert story[2].granted == {}, "the recovered slot may have been acknowledged, and is not decided here yet"
-    story.lose = lambda sender, to, message: False
-    story.wait(0.4)
-    assert story[2].granted == {1: 1}
-
-
 def test_reads_that_wait_are_bounded():
     story = Story(3, options={"reads_max": 2})
     story.elect(1)

@@ -12,7 +12,7 @@ import pytest
 
 from replica.consensus.interface import ProtocolSpec
 from replica.consensus.multipaxos import PROTOCOL
-from replica.consensus.multipaxos.messages import Accept, Accepted, Commit, Decided, Heartbeat, Promised
+from replica.consensus.multipaxos.messages import Accept, Accepted, Commit, Decided, Heartbeat, Prepare, Promised
 from replica.consensus.multipaxos.planted import BUGS, planted
 from replica.consensus.registry import available, find_protocol
 
@@ -208,6 +208,151 @@ def test_the_completion_of_an_overtaken_write_acknowledges_nothing(spec):
     assert story[3].log == [], "its value was never decided"
 
 
+@trap("quorums that do not intersect")
+def test_nobody_takes_over_without_hearing_from_somebody_who_may_know(spec):
+    story = Story(3, spec=spec)
+    story.elect(1)
+    story[1].propose(b"first")
+    story.settle()
+    story.isolate(3)
+    for _ in range(40):
+        story.wait(0.05)
+        assert not story[3].leads()
+
+
+@trap("any vote adopted")
+def test_the_highest_ballot_is_adopted_when_acceptors_report_different_values(spec):
+    story = Story(5, spec=spec)
+    story.elect(1)
+    story.lose = lambda sender, to, message: isinstance(message, Accept) and to != 2
+    story[1].propose(b"of the first")
+    story.settle()
+    story[1].crash()
+    story.lose = lambda sender, to, message: (isinstance(message, Accept) and to != 3) or 2 in {sender, to}
+    story.elect(4)
+    story[4].propose(b"of the fourth")
+    story.settle()
+    story[4].crash()
+
+    story.lose = lambda sender, to, message: False
+    story.elect(5)  # 2 reports the first, 3 the fourth
+    story[5].propose(b"new")
+    story.settle()
+    assert story[5].log == [b"of the fourth", b"new"]
+
+
+@trap("phase 1b counted before it is whole")
+def test_a_promise_in_parts_counts_only_when_complete(spec):
+    story = Story(3, options={"chunk_bytes_max": 64, "batch_max": 1}, spec=spec)
+    story.elect(1)
+    story.lose = lambda sender, to, message: to in {1, 3}
+    big = [bytes([65 + index]) * 50 for index in range(4)]
+    for payload in big:
+        story[1].propose(payload)
+    story.settle()
+    story[1].crash()
+
+    dropped: list[Promised] = []
+
+    def lose_the_second_part(sender, to, message):
+        if isinstance(message, Promised) and message.first == 2 and len(dropped) < 2:
+            dropped.append(message)
+            return True
+        return False
+
+    story.lose = lose_the_second_part
+    for other in (2, 3):
+        story[other].clock += 0.41
+    while not dropped:
+        story[3].clock += 0.05
+        story[3].step()
+        story.settle()
+    assert not story[3].leads(), "it has parts 1, 3 and 4, and may not propose over part 2"
+    story.wait(0.3, only=[3])  # it asks again, and the part is lost again
+    assert not story[3].leads()
+    story.wait(0.3, only=[3])
+    assert story[3].leads()
+    story[3].propose(b"new")
+    story.settle()
+    assert story[3].log == [*big, b"new"]
+
+
+@trap("ballot used before it is durable")
+def test_a_ballot_is_used_once_across_restarts(spec):
+    story = Story(3, spec=spec)
+    story[1].syncs = False
+    asked = story.tap(Prepare)
+    for _ in range(2):
+        for replica in (1, 2, 3):
+            story[replica].clock += 0.41
+        story[1].clock += 1
+        story[1].step()
+        story.settle()
+        story[1].crash()
+        story[1].start()
+    assert 1 not in {sender for sender, _, _ in asked}, "no candidate asks for promises that it has not given itself"
+
+
+@trap("read granted without a round")
+def test_a_deposed_leader_that_does_not_know_it_grants_no_read(spec):
+    story = Story(3, spec=spec)
+    story.elect(1)
+    story.isolate(1)
+    story.elect(2)
+    story[2].propose(b"new")
+    story.settle()
+    story[1].read(1)
+    story.heal()
+    story.settle()
+    assert story[1].granted == {}
+    assert [refused.token for refused in story[1].refused_reads] == [1]
+
+
+@trap("read granted before recovery")
+def test_a_read_waits_until_everything_recovered_is_decided(spec):
+    story = Story(3, spec=spec)
+    story.elect(1)
+    story[1].propose(b"a")
+    story.settle()
+    assert story[1].log == [b"a"]
+    assert story[2].log == []
+    story[1].crash()
+    story.lose = lambda sender, to, message: isinstance(message, Accept)
+    story.elect(2)
+    story[2].read(1)
+    story.settle()
+    story.wait(0.1)
+    assert story[2].granted == {}, "the recovered slot may have been acknowledged, and is not decided here yet"
+    story.lose = lambda sender, to, message: False
+    story.wait(0.4)
+    assert story[2].granted == {1: 1}
+
+
+@trap("snapshot erases votes above it")
+def test_a_vote_above_an_installed_snapshot_still_counts(spec):
+    story = Story(3, options={"tail_slots": 0}, spec=spec)
+    story.elect(1)
+    story.isolate(3)
+    story[1].propose(b"1")
+    story.settle()
+    story[1].take_snapshot()
+    story.heal()
+    story.isolate(2)
+    story[1].propose(b"2")
+    while any(isinstance(story.codec.decode_message(data), Accept) for _, _, _, data in story.wires):
+        story.carry(0)
+    assert story[3].install_from(story[1]), "its vote for the second slot is on the way"
+    story.settle()
+    assert story[1].log == [b"1", b"2"]
+    story[1].crash()
+
+    story.heal()
+    story.elect(3)
+    story[3].propose(b"3")
+    story.settle()
+    assert story[3].log == [b"2", b"3"]
+
+
 @trap("no poll before a campaign")
 def test_a_replica_that_was_cut_off_does_not_depose_the_leader_when_it_returns(spec):
     story = Story(3, spec=spec)
@@ -235,26 +380,6 @@ def test_planted_bugs_are_out_of_reach_of_configurations():
 
 
 # --------------------------------------------------------------------------------------------------- more of phase 1
-
-
-def test_the_highest_ballot_is_adopted_when_acceptors_report_different_values():
-    story = Story(5)
-    story.elect(1)
-    story.lose = lambda sender, to, message: isinstance(message, Accept) and to != 2
-    story[1].propose(b"of the first")
-    story.settle()
-    story[1].crash()
-    story.lose = lambda sender, to, message: (isinstance(message, Accept) and to != 3) or 2 in {sender, to}
-    story.elect(4)
-    story[4].propose(b"of the fourth")
-    story.settle()
-    story[4].crash()
-
-    story.lose = lambda sender, to, message: False
-    story.elect(5)  # 2 reports the first, 3 the fourth
-    story[5].propose(b"new")
-    story.settle()
-    assert story[5].log == [b"of the fourth", b"new"]
 
 
 def test_a_member_that_truncated_its_log_provides_a_snapshot_before_anything_is_proposed_there():
@@ -298,41 +423,6 @@ def test_a_voter_refuses_the_poll_of_a_candidate_that_would_need_a_snapshot():
     assert not story[3].leads()
     story.wait(2)
     assert story[2].leads(), "the voter that refused can lead at once"
-
-
-def test_a_promise_in_parts_counts_only_when_complete():
-    story = Story(3, options={"chunk_bytes_max": 64, "batch_max": 1})
-    story.elect(1)
-    story.lose = lambda sender, to, message: to in {1, 3}
-    big = [bytes([65 + index]) * 50 for index in range(4)]
-    for payload in big:
-        story[1].propose(payload)
-    story.settle()
-    story[1].crash()
-
-    dropped: list[Promised] = []
-
-    def lose_the_second_part(sender, to, message):
-        if isinstance(message, Promised) and message.first == 2 and len(dropped) < 2:
-            dropped.append(message)
-            return True
-        return False
-
-    story.lose = lose_the_second_part
-    for other in (2, 3):
-        story[other].clock += 0.41
-    while not dropped:
-        story[3].clock += 0.05
-        story[3].step()
-        story.settle()
-    assert not story[3].leads(), "it has parts 1, 3 and 4, and may not propose over part 2"
-    story.wait(0.3, only=[3])  # it asks again, and the part is lost again
-    assert not story[3].leads()
-    story.wait(0.3, only=[3])
-    assert story[3].leads()
-    story[3].propose(b"new")
-    story.settle()
-    assert story[3].log == [*big, b"new"]
 
 
 def test_a_decided_value_beats_any_ballot():
