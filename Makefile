@@ -14,6 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 ZOO_ARGS ?=
+MUTANTS_ARGS ?=
 
 # The generator has no wheels for Python 3.13 and later, and wants an older protobuf: it lives by itself.
 PROTOS_VENV ?= .venv-protos
@@ -68,6 +69,10 @@ protos: ## generate replica/wire from protos/
 zoo: $(VENV)/.stamp-dev ## plant every published bug and count the seeds until it is found (ZOO_ARGS="--jobs 2 raft")
 	@$(BIN)/python -m tests.simulation.zoo $(ZOO_ARGS)
 
+.PHONY: mutants
+mutants: $(VENV)/.stamp-mutants ## make the protocol wrong in 240 places and see who notices (MUTANTS_ARGS="--jobs 2")
+	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
+
 .PHONY: clean
 clean: ## remove environments, caches and builds
 	rm -rf .venv .venv-* "$(VENV)" "$(PROTOS_VENV)" build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
@@ -92,6 +97,7 @@ $(VENV)/.stamp-%: pyproject.toml
 
 EXTRAS_demo := bench
 EXTRAS_dev := bench,test,dev
+EXTRAS_mutants := bench,test,dev,mutation
 
 $(PROTOS_VENV)/.stamp: Makefile
 	$(call environment,$(PROTOS_VENV),$(PROTOS_PYTHON))

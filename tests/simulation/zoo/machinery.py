@@ -62,6 +62,7 @@ SPECIMENS = (
         "what a crash left is acted upon unsynced",
         "a successor reads a vote that the next power cut takes away",
         {"decided implies durable", "promises are kept"},
+        rare=True,
         sync_at_start=False,
     ),
     specimen(
@@ -69,6 +70,7 @@ SPECIMENS = (
         "a corrupt record passes for none",
         "an acceptor that cannot read its promise or vote acts as though there had been none",
         {"promises are kept", "one value per slot", "invariants of the protocol"},
+        rare=True,
         corrupt_is_unknown=False,
     ),
     specimen(
@@ -104,6 +106,7 @@ SPECIMENS = (
         "snapshot installed over newer state",
         "what was applied and acknowledged is undone",
         {"prefixes"},
+        rare=True,
         snapshots_compared=False,
     ),
     specimen(

@@ -22,7 +22,13 @@ CAUGHT_BY = {
     "no poll before a campaign": {"stable leadership"},
 }
 
-RARE = {"log completion matched by slot only"}
+RARE = {
+    "gaps never filled",
+    "any vote adopted",
+    "read granted without a round",
+    "read granted before recovery",
+    "snapshot erases votes above it",
+}
 
 SPECIMENS = tuple(
     Specimen(
