@@ -50,7 +50,8 @@ class Specimen(msgspec.Struct, frozen=True, kw_only=True):
     operations: int = 500
     options: Options = {}
     rare: bool = False
-    """Found within `SEEDS_MAX` seeds, but not within `QUICK_SEEDS_MAX`: left to the slow tests."""
+    """Found within `SEEDS_MAX` seeds, but not quickly (never within `QUICK_SEEDS_MAX`, or only after some dozens): left
+    to the slow tests."""
 
     @property
     def name(self) -> str:

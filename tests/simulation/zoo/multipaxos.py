@@ -25,6 +25,8 @@ CAUGHT_BY = {
 RARE = {
     "gaps never filled",
     "any vote adopted",
+    "phase 1b counted before it is whole",
+    "ballot used before it is durable",
     "read granted without a round",
     "read granted before recovery",
     "snapshot erases votes above it",
