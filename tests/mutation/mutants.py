@@ -13,7 +13,26 @@ import msgspec
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
-SOURCES = ("replica/consensus/multipaxos/*.py", "replica/consensus/quorums.py")
+SOURCES = (
+    "replica/consensus/multipaxos/*.py",
+    "replica/consensus/quorums.py",
+    # What MultiPaxos shares with other protocols.
+    *(
+        f"replica/consensus/{name}.py"
+        for name in (
+            "ballots",
+            "contacts",
+            "delivery",
+            "intake",
+            "rounds",
+            "tail",
+            "turn",
+            "values",
+            "window",
+            "wishes",
+        )
+    ),
+)
 
 LEFT_OUT = ("planted.py", "__init__.py")
 
