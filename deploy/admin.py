@@ -80,3 +80,16 @@ def hand_over(address: str, successor: int = 0) -> None:
 def inject_faults(address: str, request: admin_pb2.InjectFaultsRequest) -> None:
     """Set faults. Raises `AdminError` where the replica was started without them."""
     _call(address, lambda stub: stub.InjectFaults, request, TIMEOUT_S)
+
+
+def measure_links(address: str, samples: int = 10, *, timeout_s: float = 10.0) -> dict[int, list[float]]:
+    """Round trips to the replica's peers in milliseconds, measured now. Raises `AdminError`."""
+    request = admin_pb2.MeasureLinksRequest(samples=samples, timeout_s=timeout_s)
+    reply: admin_pb2.MeasureLinksReply = _call(address, lambda stub: stub.MeasureLinks, request, timeout_s + TIMEOUT_S)
+    return {link.peer: list(link.round_trip_ms) for link in reply.links}
+
+
+def metrics(address: str, *, timeout_s: float = TIMEOUT_S) -> str:
+    """The replica's metrics in the text format of Prometheus. Raises `AdminError`."""
+    reply: admin_pb2.MetricsReply = _call(address, lambda stub: stub.Metrics, admin_pb2.MetricsRequest(), timeout_s)
+    return reply.exposition

@@ -121,7 +121,7 @@ class Cluster:
         node = dict(node or {})
         with _one_line():
             shape = load_topology(topology) if topology else None
-            if shape is not None and len(shape.regions.names) > 1:
+            if shape is not None and shape.shaped:
                 node["enable_fault_injection"] = True  # the delays of the topology are link faults
         ports = _free_ports(3 * replicas) if base_port == 0 else []
         layout = ClusterLayout(
@@ -225,34 +225,42 @@ class Cluster:
                 raise ClusterError(f"not ready after {timeout_s:g} s: {late}")
             time.sleep(POLL_S)
 
-    def apply_topology(self) -> None:
-        """Give the links between replicas the delays of the topology (half a round trip each way)."""
+    def apply_topology(self, replicas: Sequence[int] | None = None) -> None:
+        """Shape the links of these replicas (all, by default) as the topology says. Faults that are set stay."""
         if not self.layout.topology:
             return
         with _one_line():
             topology = load_topology(self.layout.topology)
-            if len(topology.regions.names) == 1:
+            if not topology.shaped:
                 return
             for one in self.layout.replicas:
-                faults = admin_pb2.InjectFaultsRequest()
+                if replicas is not None and one.replica not in replicas:
+                    continue
+                shapes = admin_pb2.InjectFaultsRequest(reshape=True)
                 for other in self.layout.replicas:
-                    if other.replica != one.replica:
-                        apart = one.region != other.region
-                        faults.links.add(
-                            peer=other.replica,
-                            delay_ms=topology.round_trip(one.region, other.region) / 2,
-                            jitter_ms=topology.link.jitter_ms if apart else 0.0,
-                            loss=topology.link.loss if apart else 0.0,
-                        )
-                admin.inject_faults(one.client, faults)
+                    if other.replica == one.replica:
+                        continue
+                    link = topology.link_between(one.region, other.region)
+                    shapes.shapes.add(
+                        peer=other.replica,
+                        delay_ms=link.delay_ms,
+                        jitter_ms=link.jitter_ms,
+                        jitter_shape=link.jitter_shape,
+                        loss=link.loss,
+                        rate_bytes_s=link.rate_bytes_s,
+                    )
+                admin.inject_faults(one.client, shapes)
 
     # ----------------------------------------------------------------------------------------------------- one replica
 
     def start(self, replica: int, *, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Start one replica."""
+        """Start one replica; with a topology, its links are shaped as soon as it answers."""
         with _one_line():
             entry = self.layout.replica(replica)
         self._start(entry)
+        if self.layout.topology:
+            self._wait_answering(entry, timeout_s)
+            self.apply_topology([replica])
         if wait:
             self.wait_ready([replica], timeout_s=timeout_s)
 
@@ -317,6 +325,7 @@ class Cluster:
             self._save()
             raise ClusterError(f"{self._refusal}: nothing was changed, replica {old} is still a member")
         self.wait_ready([entry.replica], timeout_s=timeout_s)
+        self.apply_topology()  # the others have a link to the new one now
         with _one_line():
             if self._driver.alive(self.folder, leaving):
                 self._driver.stop(self.folder, leaving, STOP_TIMEOUT_S)
@@ -410,6 +419,19 @@ class Cluster:
     def _save(self) -> None:
         with _one_line():
             save(self.folder, self.layout)
+
+    def _wait_answering(self, replica: ReplicaLayout, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                admin.status(replica.client, timeout_s=1.0)
+                return
+            except admin.AdminError as error:
+                if not self._driver.alive(self.folder, replica):
+                    raise ClusterError(self._obituary(replica.replica)) from None
+                if time.monotonic() > deadline:
+                    raise ClusterError(f"{error} ({timeout_s:g} s after its start)") from None
+            time.sleep(POLL_S)
 
     def _status(self, replica: ReplicaLayout) -> ReplicaStatus:
         found = ReplicaStatus(

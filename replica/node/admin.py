@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import grpc
 import grpc.aio
 import msgspec
+from prometheus_client import generate_latest
 
 from replica import __version__
 from replica.consensus.interface import (
@@ -39,6 +40,10 @@ RECONFIGURE_TIMEOUT_S: Final = 30.0
 """How long a change of members may take, the snapshot at the seal included."""
 
 YIELD_TIMEOUT_S: Final = 5.0
+
+MEASURE_SAMPLES: Final = 10
+MEASURE_TIMEOUT_S: Final = 10.0
+"""Round trips that are measured when the caller does not say, and how long they may take."""
 
 
 class AdminService(wire.AdminServicer):
@@ -258,16 +263,8 @@ class AdminService(wire.AdminServicer):
                 "this replica was started without enable_fault_injection; nothing was changed",
             )
         try:
-            faults = {
-                link.peer: LinkFault(
-                    delay_s=link.delay_ms / 1000,
-                    jitter_s=link.jitter_ms / 1000,
-                    loss=link.loss,
-                    blocked=link.blocked,
-                    rate_bytes_s=link.rate_bytes_s,
-                )
-                for link in request.links
-            }
+            faults = {link.peer: _fault_of(link) for link in request.links}
+            shapes = {link.peer: _fault_of(link) for link in request.shapes}
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise
@@ -275,6 +272,11 @@ class AdminService(wire.AdminServicer):
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"sync_delay_ms: {request.sync_delay_ms} is not from 0 to 60000"
             )
+        if request.reshape:
+            replica.transport.set_shapes(shapes)
+            if not (faults or request.heal or request.sync_delay_ms or request.disk_full):
+                replica.log.info("links shaped", links=sorted(shapes))
+                return wire.InjectFaultsReply()
         replica.transport.set_faults(faults, heal=request.heal)
         replica.writer.sync_delay_s = request.sync_delay_ms / 1000
         replica.storage.space.pretend_full = request.disk_full
@@ -286,6 +288,27 @@ class AdminService(wire.AdminServicer):
             disk_full=request.disk_full,
         )
         return wire.InjectFaultsReply()
+
+    async def MeasureLinks(  # noqa: N802
+        self, request: wire.MeasureLinksRequest, context: Any
+    ) -> wire.MeasureLinksReply:
+        """The round trips to all peers, measured now."""
+        await self._require_member(context)
+        found = await self._replica.transport.measure_round_trips(
+            request.samples or MEASURE_SAMPLES, request.timeout_s or MEASURE_TIMEOUT_S
+        )
+        return wire.MeasureLinksReply(
+            links=[
+                wire.LinkMeasurement(peer=peer, round_trip_ms=[1000 * sample for sample in samples])
+                for peer, samples in found.items()
+            ]
+        )
+
+    async def Metrics(self, request: wire.MetricsRequest, context: Any) -> wire.MetricsReply:  # noqa: N802
+        """What a scrape would yield."""
+        replica = self._replica
+        replica.refresh_gauges()
+        return wire.MetricsReply(exposition=generate_latest(replica.metrics.registry).decode())
 
     async def _require_member(self, context: Any) -> None:
         if not self._replica.begun:
@@ -304,6 +327,18 @@ class AdminService(wire.AdminServicer):
             grpc.StatusCode.FAILED_PRECONDITION, f"the members were not changed: {refused.reason}{whom}"
         )
         raise AssertionError("abort always raises")
+
+
+def _fault_of(link: wire.LinkFault) -> LinkFault:
+    """Raises `ValueError`, which names the field."""
+    return LinkFault(
+        delay_s=link.delay_ms / 1000,
+        jitter_s=link.jitter_ms / 1000,
+        jitter_shape=cast("Any", link.jitter_shape or "uniform"),  # judged by the struct itself
+        loss=link.loss,
+        blocked=link.blocked,
+        rate_bytes_s=link.rate_bytes_s,
+    )
 
 
 def _number(frontier: Frontier) -> int:

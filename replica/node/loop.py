@@ -137,6 +137,7 @@ class Loop:
         self._clock = clock
         self._limits = limits
         self._metrics = metrics
+        self._stages = metrics.stages
         self._fail = fail
         self._events = asyncio.get_running_loop()
         # The inbox, by kind. Commands and reads are counted against their bounds where they come in.
@@ -169,6 +170,7 @@ class Loop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._operations_budget = limits.turn_operations_max
+        self._delivered_followed = False
         self.sessions = sessions
         self.on_sealed: Callable[[Sealed], None]
         self.on_snapshot_wish: Callable[[SnapshotWish], None]
@@ -209,6 +211,9 @@ class Loop:
 
     def propose(self, command: Command) -> None:
         """Have a command proposed in the next turn."""
+        stages = self._stages
+        if stages.sequence < 0 and command.session and not stages.passes():
+            stages.follow(command, perf_counter())
         self._commands.append(command)
         self.wake()
 
@@ -330,6 +335,12 @@ class Loop:
         began = perf_counter()
         events, operations = self._drain()
         turn = self._coordinator.step(self._clock(), events)
+        stages = self._stages
+        if stages.sequence >= 0:
+            # What was taken up has left the inbox; turns take from its front.
+            if stages.waiting and not any(command is stages.command for command in self._commands):
+                stages.stepped(began, perf_counter(), turn.group)
+            stages.expire(began)
         self._carry_out(turn)
         seconds = perf_counter() - began
         metrics = self._metrics
@@ -470,6 +481,8 @@ class Loop:
         self._guard(lambda: self._durable(group))
 
     def _durable(self, group: int) -> None:
+        if 0 < self._stages.group <= group:
+            self._stages.durable(perf_counter())
         turn = self._coordinator.durable(self._clock(), group)
         self._carry_out(turn)
         self._settled()
@@ -490,6 +503,8 @@ class Loop:
         self._outcome_due = False
         outcomes = self._outcomes
         applied = 0
+        stages = self._stages
+        began = perf_counter() if stages.sequence >= 0 else 0.0
         while outcomes:
             turn = outcomes.popleft()
             if turn.deliveries:
@@ -507,6 +522,9 @@ class Loop:
         if self._granted:
             self._answer_reads()
         self.sessions.flush()
+        if self._delivered_followed:
+            self._delivered_followed = False
+            stages.answered(began, perf_counter())
         if self._watchers:
             self._look()
         if applied:
@@ -523,11 +541,14 @@ class Loop:
         is_attached = self.sessions.by_session.__contains__
         detached = self._detached
         applied = 0
+        stages = self._stages
         for deliver in deliveries:
             for outcome in apply(deliver.position, deliver.commands):
                 applied += outcome.count
                 session = outcome.session
                 if session:
+                    if outcome.sequence == stages.sequence and session == stages.session:
+                        self._delivered_followed = True
                     if is_attached(session):
                         answer(outcome)
                 else:
@@ -539,6 +560,8 @@ class Loop:
     def _reject(self, refused: Reject) -> None:
         command = refused.command
         if command.session:
+            if command.sequence == self._stages.sequence and command.session == self._stages.session:
+                self._stages.lose()
             self.sessions.reject(refused)
             return
         done = self._detached.pop(command.sequence, None)

@@ -6,50 +6,21 @@ made when somebody scrapes. Every node has a registry of its own, so that severa
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from .distributions import Distribution
+from .stages import Stages
 
 __all__ = ["Distribution", "NodeMetrics"]
 
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
-
-
-class Distribution:
-    """A histogram: how many observations fell below each bound, and their sum."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count ``value`` in."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
-
-    @property
-    def count(self) -> int:
-        """How many observations there were."""
-        return sum(self.counts)
-
-    def family(self, name: str, text: str) -> HistogramMetricFamily:
-        """As Prometheus wants it: cumulative."""
-        buckets: list[tuple[str, float]] = []
-        running = 0
-        for bound, count in zip(self.bounds, self.counts, strict=False):
-            running += count
-            buckets.append((repr(float(bound)), float(running)))
-        buckets.append(("+Inf", float(running + self.counts[-1])))
-        return HistogramMetricFamily(name, text, buckets=buckets, sum_value=self.total)
 
 
 class NodeMetrics(Collector):
@@ -75,6 +46,7 @@ class NodeMetrics(Collector):
         self.sync_seconds = Distribution(SECONDS)
         self.proposed_per_turn = Distribution(SIZES)
         self.applied_per_turn = Distribution(SIZES)
+        self.stages = Stages()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
@@ -104,5 +76,7 @@ class NodeMetrics(Collector):
         yield self.sync_seconds.family("synod_sync_seconds", "Duration of a commit of the log environment.")
         yield self.proposed_per_turn.family("synod_proposed_per_turn", "Operations proposed in one turn.")
         yield self.applied_per_turn.family("synod_applied_per_turn", "Operations applied in one turn.")
+        for name, stage in self.stages.distributions.items():
+            yield stage.family(f"synod_stage_{name}_seconds", f"Stage {name!r} of the commands that were followed.")
         for name, (text, gauge) in self._gauges().items():
             yield GaugeMetricFamily(f"synod_{name}", text, value=gauge)

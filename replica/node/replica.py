@@ -63,6 +63,7 @@ from .errors import CannotListen, NotAMember, WrongIdentity
 from .health import Exposition, Health
 from .logs import Logger
 from .metrics import NodeMetrics
+from .resources import resident_bytes
 from .session_service import SessionService
 from .stored import Stored, admissions_needed
 
@@ -391,11 +392,19 @@ class Replica(Stored):
             self.log.info("leader", leader=status.leader, ballot=status.ballot, role=status.role)
         self._gauge_values = self._measure(status)
 
+    def refresh_gauges(self) -> None:
+        """Let the gauges say what is now; on the loop's thread."""
+        if self.begun:
+            self._gauge_values = self._measure(self.coordinator.status())
+
     def _gauges(self) -> Mapping[str, tuple[str, float]]:
         return self._gauge_values  # made on the loop's thread; a scrape comes from another
 
     def _measure(self, status: Status) -> Mapping[str, tuple[str, float]]:
         loop, sessions = self.loop, self.sessions
+        links = [peer.counters for peer in self.transport.peers().values()]
+        inbound = self.transport.inbound
+        written = self.writer.statistics
         return {
             "ready": ("1 when linearizable commands would be served, here or through the leader.", float(self.ready)),
             "leading": ("1 when this replica leads.", float(status.leader == self.config.replica)),
@@ -411,6 +420,16 @@ class Replica(Stored):
             "protocol_queued": ("Commands that the protocol holds back.", float(status.queued)),
             "protocol_in_flight": ("Positions proposed and not decided.", float(status.in_flight)),
             "groups_in_flight": ("Groups of writes on their way to the disk.", float(self.writer.in_flight)),
+            "cpu_seconds": ("Processor time of this process so far.", time.process_time()),
+            "resident_bytes": ("Memory of this process.", float(resident_bytes())),
+            "log_bytes_written": ("Records committed to the log so far.", float(written.bytes)),
+            "log_syncs": ("Commits of the log so far.", float(written.commits)),
+            "peer_bytes_sent": ("Sent to peers so far.", float(sum(link.bytes for link in links))),
+            "peer_frames_sent": ("Frames sent to peers so far.", float(sum(link.frames for link in links))),
+            "peer_messages_sent": ("Messages sent to peers so far.", float(sum(link.messages for link in links))),
+            "peer_bytes_received": ("Received from peers so far.", float(inbound.bytes)),
+            "peer_frames_received": ("Frames received from peers so far.", float(inbound.frames)),
+            "peer_messages_received": ("Messages received from peers so far.", float(inbound.messages)),
             "sync_inline": ("1 when syncs run inline.", float(self.writer.mode == "inline")),
         }
 

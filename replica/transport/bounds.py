@@ -40,6 +40,12 @@ PROBE_INTERVAL_S: Final = 1.0
 ROUND_TRIP_GAIN: Final = 1 / 8
 """The weight of a new round trip in the smoothed one (the gain of RFC 6298)."""
 
+ROUND_TRIPS_KEPT: Final = 64
+"""Round trips of a link that are kept singly, beside the smoothed one."""
+
+MEASURE_INTERVAL_S: Final = 0.02
+"""How often links are probed while somebody asks for their round trips."""
+
 NOTICE_INTERVAL_S: Final = 0.25
 """A peer that keeps speaking of another epoch is answered, and reported, at most this often."""
 

@@ -5,9 +5,10 @@ is under way; `Pump` drives a line with a clock and timers given to it. Nothing 
 that the same three shape whatever goes from one place to another: replica to replica, client to replica.
 
 The model is a first-in-first-out line like a TCP connection over a shaped network: a message leaves once the ones
-before it have been sent at ``rate_bytes_s``, travels for ``delay_s`` plus or minus up to ``jitter_s``, and never
-overtakes. What overtakes on the network arrives, in a stream, together with what it overtook. A lost message is lost
-for good: messages are what protocols retransmit.
+before it have been sent at ``rate_bytes_s``, travels for ``delay_s`` with a jitter that is either *uniform* (plus or
+minus up to ``jitter_s``) or *normal* (``jitter_s`` is the standard deviation), and never overtakes. What overtakes on
+the network arrives, in a stream, together with what it overtook. A lost message is lost for good: messages are what
+protocols retransmit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -29,6 +30,7 @@ class LinkFault(msgspec.Struct, frozen=True, kw_only=True):
 
     delay_s: float = 0.0
     jitter_s: float = 0.0
+    jitter_shape: Literal["uniform", "normal"] = "uniform"
     loss: float = 0.0
     """Probability, 0 to 1."""
     blocked: bool = False
@@ -42,6 +44,8 @@ class LinkFault(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
         if not 0 <= self.loss <= 1:
             raise ValueError(f"loss: expected a probability from 0 to 1, got {self.loss}")
+        if self.jitter_shape not in {"uniform", "normal"}:
+            raise ValueError(f"jitter_shape: expected uniform or normal, got {self.jitter_shape!r}")
 
     @property
     def harmless(self) -> bool:
@@ -54,6 +58,7 @@ class LinkFault(msgspec.Struct, frozen=True, kw_only=True):
         return LinkFault(
             delay_s=self.delay_s + other.delay_s,
             jitter_s=self.jitter_s + other.jitter_s,
+            jitter_shape=(self if self.jitter_s >= other.jitter_s else other).jitter_shape,
             loss=1 - (1 - self.loss) * (1 - other.loss),
             blocked=self.blocked or other.blocked,
             rate_bytes_s=min(rates, default=0.0),
@@ -90,10 +95,17 @@ class Shaper:
             self._line_free = departure
         arrival = departure + fault.delay_s
         if fault.jitter_s:
-            arrival += fault.jitter_s * (2 * self._randomness.random() - 1)
+            arrival += fault.jitter_s * self._deviation(fault)
         arrival = max(arrival, now, self._last_arrival)
         self._last_arrival = arrival
         return arrival
+
+    def _deviation(self, fault: LinkFault) -> float:
+        draw = self._randomness.random
+        if fault.jitter_shape == "uniform":
+            return 2 * draw() - 1
+        # Box and Muller, 1958; 1 - draw() is never 0.
+        return math.sqrt(-2 * math.log(1 - draw())) * math.cos(2 * math.pi * draw())
 
 
 class DelayLine(Generic[Item]):
@@ -163,7 +175,8 @@ class Pump(Generic[Item]):
     """
 
     TIMER_SLACK_S = 0.0005
-    """Event loops round timers to a millisecond: what is due within half of one is delivered rather than waited for."""
+    """Event loops round timers to a millisecond: what is due within half of one is delivered rather than waited for.
+    Finer timers (`replica.transport.timers`) need less."""
 
     def __init__(
         self,
@@ -172,7 +185,9 @@ class Pump(Generic[Item]):
         *,
         clock: Callable[[], float],
         call_later: CallLater,
+        slack_s: float = TIMER_SLACK_S,
     ) -> None:
+        self._slack_s = slack_s
         self.line: DelayLine[Item] = DelayLine(shaper)
         self._deliver = deliver
         self._clock = clock
@@ -200,7 +215,7 @@ class Pump(Generic[Item]):
 
     def _fire(self) -> None:
         self._timer = None
-        due = self.line.due(self._clock() + self.TIMER_SLACK_S)
+        due = self.line.due(self._clock() + self._slack_s)
         self._arm()
         if due:
             self._deliver(due)

@@ -48,6 +48,7 @@ from .host import (
     Refuse,
     TransportHost,
 )
+from .timers import FineTimers
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Inbound:
         identity: Identity,
         host: TransportHost,
         randomness: Randomness,
+        timers: FineTimers,
         fault_towards: Callable[[ReplicaId], LinkFault],
         greeted: Callable[[ReplicaId], None],
     ) -> None:
@@ -113,6 +115,7 @@ class Inbound:
         self._identity = identity
         self._host = host
         self._randomness = randomness
+        self._timers = timers
         self._fault_towards = fault_towards
         self._greeted = greeted
         self._streams: dict[ReplicaId, _Stream] = {}
@@ -317,7 +320,7 @@ class Inbound:
         now = time.monotonic()
         arrival = Shaper(fault, self._randomness).arrival(now, 0)
         if arrival is not None:
-            asyncio.get_running_loop().call_later(arrival - now, stream.reply, reply)
+            self._timers.call_later(arrival - now, lambda: stream.reply(reply))
 
     async def _reply(self, stream: _Stream, context: Any) -> None:
         """Write what is to be replied, as it comes."""

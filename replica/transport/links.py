@@ -23,6 +23,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -43,11 +44,13 @@ from .bounds import (
     QUEUE_BYTES_MAX,
     QUEUE_MESSAGES_MAX,
     ROUND_TRIP_GAIN,
+    ROUND_TRIPS_KEPT,
     STUCK_WRITE_S,
 )
 from .channels import Security, open_channel
 from .faults import NO_FAULT, LinkFault, Pump, Randomness, Shaper
 from .host import EpochSeen, Identity, LinkDown, LinkRefused, LinkUp, RefusalCode, TransportHost
+from .timers import FineTimers
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ class PeerLink:
         host: TransportHost,
         security: Security,
         randomness: Randomness,
+        timers: FineTimers,
         next_connection: Callable[[], int],
     ) -> None:
         self.peer = peer
@@ -93,18 +97,22 @@ class PeerLink:
         self.counters = LinkCounters()
         self.up = False
         self.round_trip_s: float | None = None
-        """Smoothed; None until it was measured."""
+        """Smoothed; None until it was measured since the link was last shaped."""
+        self.round_trips: deque[float] = deque(maxlen=ROUND_TRIPS_KEPT)
+        """The latest ones, in seconds, as far as the link has been shaped as it is now."""
         self.problem = "connecting"
         """Why the link is down, in words; empty while it is up."""
         self._identity = identity
         self._host = host
         self._security = security
         self._randomness = randomness
+        self._timers = timers
         self._next_connection = next_connection
         self._queue: list[bytes] = []
         self._queue_bytes = 0
         self._queue_epoch = 0
         self._probe_us = 0
+        self._measured_from_us = 0
         self._writing_since = math.inf
         self._waiter: asyncio.Future[None] | None = None
         self._broken: str | None = None
@@ -159,19 +167,27 @@ class PeerLink:
         """Shape the link from the next message on. What is under way arrives as it was going to, and in order."""
         if self._fault.blocked and not fault.blocked:
             self.kick()
+        if fault != self._fault:
+            self.forget_round_trips()
         self._fault = fault
         if self._pump is not None:
             # A healed line stays until it is empty, lest new messages overtake.
             self._pump.line.shaper.fault = fault
             self._retire_pump()
         elif not fault.harmless:
-            loop = asyncio.get_running_loop()
             self._pump = Pump(
                 Shaper(fault, self._randomness),
                 self._arrive,
                 clock=time.monotonic,
-                call_later=loop.call_later,
+                call_later=self._timers.call_later,
+                slack_s=self._timers.resolution_s / 2,
             )
+
+    def forget_round_trips(self) -> None:
+        """Measure afresh from here on; what is under way is not counted."""
+        self.round_trip_s = None
+        self.round_trips.clear()
+        self._measured_from_us = time.monotonic_ns() // 1000
 
     def probe(self) -> None:
         """Measure a round trip with the next frame, or with an empty one."""
@@ -405,8 +421,9 @@ class PeerLink:
 
     def _measure(self, sent_us: int) -> None:
         sample_s = (time.monotonic_ns() // 1000 - sent_us) / 1e6
-        if sample_s < 0:
-            return  # not one of ours
+        if sample_s < 0 or sent_us < self._measured_from_us:
+            return  # not one of ours, or of a link that was shaped otherwise
+        self.round_trips.append(sample_s)
         if self.round_trip_s is None:
             self.round_trip_s = sample_s
         else:

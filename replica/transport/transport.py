@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +23,15 @@ from replica.consensus.interface import Frontier, ReplicaId
 from replica.wire.typed import PEER, SnapshotChunk, SnapshotRequest
 
 from . import snapshots
-from .bounds import FLUSH_TURNS_MAX, MESSAGE_BYTES_MAX, PROBE_INTERVAL_S, SNAPSHOT_STALL_S, STOP_GRACE_S
+from .bounds import (
+    FLUSH_TURNS_MAX,
+    MEASURE_INTERVAL_S,
+    MESSAGE_BYTES_MAX,
+    PROBE_INTERVAL_S,
+    ROUND_TRIPS_KEPT,
+    SNAPSHOT_STALL_S,
+    STOP_GRACE_S,
+)
 from .channels import PLAIN, Security, bind, check_address, create_server
 from .errors import MessageTooLarge, SnapshotInterrupted
 from .faults import NO_FAULT, LinkFault, Randomness
@@ -30,6 +39,7 @@ from .host import CONNECTION_FIRST, Identity, SnapshotSink, TransportHost
 from .inbound import Inbound, InboundCounters
 from .links import LinkCounters, PeerLink
 from .snapshots import SnapshotServer
+from .timers import FineTimers
 
 
 class PeerState(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,10 +84,12 @@ class Transport:
         self._prober: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._port = 0
+        self._timers = FineTimers(asyncio.get_running_loop())
         self._inbound = Inbound(
             identity=identity,
             host=host,
             randomness=self._randomness,
+            timers=self._timers,
             fault_towards=self._fault_towards,
             greeted=self._greeted,
         )
@@ -113,6 +125,7 @@ class Transport:
         if self._server is not None:
             server, self._server = self._server, None
             await server.stop(STOP_GRACE_S)
+        self._timers.close()
 
     @property
     def port(self) -> int:
@@ -141,6 +154,7 @@ class Transport:
                     host=self._host,
                     security=self._security,
                     randomness=self._randomness,
+                    timers=self._timers,
                     next_connection=self._connections.__next__,
                 )
                 link.set_fault(self._fault_towards(replica))
@@ -163,6 +177,25 @@ class Transport:
             )
             for replica, link in sorted(self._links.items())
         }
+
+    async def measure_round_trips(self, samples: int, timeout_s: float) -> dict[ReplicaId, list[float]]:
+        """Measure the round trip to each peer that often, through whatever shapes the links; seconds.
+
+        A probe travels with the messages and queues with them. Less than ``samples`` of a peer, or none, when it does
+        not answer for ``timeout_s``. At most ``ROUND_TRIPS_KEPT``.
+        """
+        samples = min(samples, ROUND_TRIPS_KEPT)
+        for link in self._links.values():
+            link.forget_round_trips()
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            behind = [link for link in self._links.values() if len(link.round_trips) < samples]
+            if not behind:
+                break
+            for link in behind:
+                link.probe()
+            await asyncio.sleep(MEASURE_INTERVAL_S)
+        return {replica: list(link.round_trips)[:samples] for replica, link in sorted(self._links.items())}
 
     @property
     def inbound(self) -> InboundCounters:

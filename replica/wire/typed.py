@@ -20,7 +20,12 @@ from .v1.admin_pb2 import (
     InjectFaultsReply,
     InjectFaultsRequest,
     LinkFault,
+    LinkMeasurement,
+    MeasureLinksReply,
+    MeasureLinksRequest,
     MemberStatus,
+    MetricsReply,
+    MetricsRequest,
     ReplaceMemberReply,
     ReplaceMemberRequest,
     StatusReply,
@@ -118,7 +123,8 @@ __all__ = [
     "Run", "RunResult", "ServerFrame", "SessionServicer", "add_session_servicer", "session_stub",
     # operators
     "AdminServicer", "DigestReply", "DigestRequest", "InjectFaultsReply", "InjectFaultsRequest", "LinkFault",
-    "MemberStatus", "ReplaceMemberReply", "ReplaceMemberRequest", "StatusReply", "StatusRequest", "TakeSnapshotReply",
+    "LinkMeasurement", "MeasureLinksReply", "MeasureLinksRequest", "MemberStatus", "MetricsReply", "MetricsRequest",
+    "ReplaceMemberReply", "ReplaceMemberRequest", "StatusReply", "StatusRequest", "TakeSnapshotReply",
     "TakeSnapshotRequest", "YieldReply", "YieldRequest", "add_admin_servicer", "admin_stub",
     # names
     "ADMIN", "PEER", "SESSION", "WIRE_VERSION", "method_path",

@@ -152,33 +152,71 @@ class YieldReply(_message.Message):
     def __init__(self) -> None: ...
 
 class LinkFault(_message.Message):
-    __slots__ = ("peer", "delay_ms", "jitter_ms", "loss", "blocked", "rate_bytes_s")
+    __slots__ = ("peer", "delay_ms", "jitter_ms", "loss", "blocked", "rate_bytes_s", "jitter_shape")
     PEER_FIELD_NUMBER: _ClassVar[int]
     DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     JITTER_MS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_FIELD_NUMBER: _ClassVar[int]
     RATE_BYTES_S_FIELD_NUMBER: _ClassVar[int]
+    JITTER_SHAPE_FIELD_NUMBER: _ClassVar[int]
     peer: int
     delay_ms: float
     jitter_ms: float
     loss: float
     blocked: bool
     rate_bytes_s: float
-    def __init__(self, peer: _Optional[int] = ..., delay_ms: _Optional[float] = ..., jitter_ms: _Optional[float] = ..., loss: _Optional[float] = ..., blocked: bool = ..., rate_bytes_s: _Optional[float] = ...) -> None: ...
+    jitter_shape: str
+    def __init__(self, peer: _Optional[int] = ..., delay_ms: _Optional[float] = ..., jitter_ms: _Optional[float] = ..., loss: _Optional[float] = ..., blocked: bool = ..., rate_bytes_s: _Optional[float] = ..., jitter_shape: _Optional[str] = ...) -> None: ...
 
 class InjectFaultsRequest(_message.Message):
-    __slots__ = ("links", "heal", "sync_delay_ms", "disk_full")
+    __slots__ = ("links", "heal", "sync_delay_ms", "disk_full", "shapes", "reshape")
     LINKS_FIELD_NUMBER: _ClassVar[int]
     HEAL_FIELD_NUMBER: _ClassVar[int]
     SYNC_DELAY_MS_FIELD_NUMBER: _ClassVar[int]
     DISK_FULL_FIELD_NUMBER: _ClassVar[int]
+    SHAPES_FIELD_NUMBER: _ClassVar[int]
+    RESHAPE_FIELD_NUMBER: _ClassVar[int]
     links: _containers.RepeatedCompositeFieldContainer[LinkFault]
     heal: bool
     sync_delay_ms: float
     disk_full: bool
-    def __init__(self, links: _Optional[_Iterable[_Union[LinkFault, _Mapping]]] = ..., heal: bool = ..., sync_delay_ms: _Optional[float] = ..., disk_full: bool = ...) -> None: ...
+    shapes: _containers.RepeatedCompositeFieldContainer[LinkFault]
+    reshape: bool
+    def __init__(self, links: _Optional[_Iterable[_Union[LinkFault, _Mapping]]] = ..., heal: bool = ..., sync_delay_ms: _Optional[float] = ..., disk_full: bool = ..., shapes: _Optional[_Iterable[_Union[LinkFault, _Mapping]]] = ..., reshape: bool = ...) -> None: ...
 
 class InjectFaultsReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class MeasureLinksRequest(_message.Message):
+    __slots__ = ("samples", "timeout_s")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    samples: int
+    timeout_s: float
+    def __init__(self, samples: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
+class LinkMeasurement(_message.Message):
+    __slots__ = ("peer", "round_trip_ms")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    ROUND_TRIP_MS_FIELD_NUMBER: _ClassVar[int]
+    peer: int
+    round_trip_ms: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, peer: _Optional[int] = ..., round_trip_ms: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class MeasureLinksReply(_message.Message):
+    __slots__ = ("links",)
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    links: _containers.RepeatedCompositeFieldContainer[LinkMeasurement]
+    def __init__(self, links: _Optional[_Iterable[_Union[LinkMeasurement, _Mapping]]] = ...) -> None: ...
+
+class MetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MetricsReply(_message.Message):
+    __slots__ = ("exposition",)
+    EXPOSITION_FIELD_NUMBER: _ClassVar[int]
+    exposition: str
+    def __init__(self, exposition: _Optional[str] = ...) -> None: ...

@@ -44,6 +44,16 @@ class AdminStub(object):
                 request_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsRequest.SerializeToString,
                 response_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsReply.FromString,
                 )
+        self.MeasureLinks = channel.unary_unary(
+                '/synod.v1.Admin/MeasureLinks',
+                request_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksRequest.SerializeToString,
+                response_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksReply.FromString,
+                )
+        self.Metrics = channel.unary_unary(
+                '/synod.v1.Admin/Metrics',
+                request_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.MetricsRequest.SerializeToString,
+                response_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.MetricsReply.FromString,
+                )
 
 
 class AdminServicer(object):
@@ -90,6 +100,20 @@ class AdminServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MeasureLinks(self, request, context):
+        """Measure the round trip to every peer, through whatever shapes the links.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Metrics(self, request, context):
+        """All metrics, as Prometheus reads them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -122,6 +146,16 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.InjectFaults,
                     request_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsRequest.FromString,
                     response_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsReply.SerializeToString,
+            ),
+            'MeasureLinks': grpc.unary_unary_rpc_method_handler(
+                    servicer.MeasureLinks,
+                    request_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksRequest.FromString,
+                    response_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksReply.SerializeToString,
+            ),
+            'Metrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.Metrics,
+                    request_deserializer=replica_dot_wire_dot_v1_dot_admin__pb2.MetricsRequest.FromString,
+                    response_serializer=replica_dot_wire_dot_v1_dot_admin__pb2.MetricsReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,5 +266,39 @@ class Admin(object):
         return grpc.experimental.unary_unary(request, target, '/synod.v1.Admin/InjectFaults',
             replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsRequest.SerializeToString,
             replica_dot_wire_dot_v1_dot_admin__pb2.InjectFaultsReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def MeasureLinks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/synod.v1.Admin/MeasureLinks',
+            replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksRequest.SerializeToString,
+            replica_dot_wire_dot_v1_dot_admin__pb2.MeasureLinksReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Metrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/synod.v1.Admin/Metrics',
+            replica_dot_wire_dot_v1_dot_admin__pb2.MetricsRequest.SerializeToString,
+            replica_dot_wire_dot_v1_dot_admin__pb2.MetricsReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -54,6 +54,18 @@ class AdminStub:
     ]
     """Link and disk faults for experiments; refused unless the replica was started with them enabled."""
 
+    MeasureLinks: grpc.UnaryUnaryMultiCallable[
+        replica.wire.v1.admin_pb2.MeasureLinksRequest,
+        replica.wire.v1.admin_pb2.MeasureLinksReply,
+    ]
+    """Measure the round trip to every peer, through whatever shapes the links."""
+
+    Metrics: grpc.UnaryUnaryMultiCallable[
+        replica.wire.v1.admin_pb2.MetricsRequest,
+        replica.wire.v1.admin_pb2.MetricsReply,
+    ]
+    """All metrics, as Prometheus reads them."""
+
 class AdminAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         replica.wire.v1.admin_pb2.StatusRequest,
@@ -89,6 +101,18 @@ class AdminAsyncStub:
         replica.wire.v1.admin_pb2.InjectFaultsReply,
     ]
     """Link and disk faults for experiments; refused unless the replica was started with them enabled."""
+
+    MeasureLinks: grpc.aio.UnaryUnaryMultiCallable[
+        replica.wire.v1.admin_pb2.MeasureLinksRequest,
+        replica.wire.v1.admin_pb2.MeasureLinksReply,
+    ]
+    """Measure the round trip to every peer, through whatever shapes the links."""
+
+    Metrics: grpc.aio.UnaryUnaryMultiCallable[
+        replica.wire.v1.admin_pb2.MetricsRequest,
+        replica.wire.v1.admin_pb2.MetricsReply,
+    ]
+    """All metrics, as Prometheus reads them."""
 
 class AdminServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -137,5 +161,21 @@ class AdminServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[replica.wire.v1.admin_pb2.InjectFaultsReply, collections.abc.Awaitable[replica.wire.v1.admin_pb2.InjectFaultsReply]]:
         """Link and disk faults for experiments; refused unless the replica was started with them enabled."""
+
+    @abc.abstractmethod
+    def MeasureLinks(
+        self,
+        request: replica.wire.v1.admin_pb2.MeasureLinksRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[replica.wire.v1.admin_pb2.MeasureLinksReply, collections.abc.Awaitable[replica.wire.v1.admin_pb2.MeasureLinksReply]]:
+        """Measure the round trip to every peer, through whatever shapes the links."""
+
+    @abc.abstractmethod
+    def Metrics(
+        self,
+        request: replica.wire.v1.admin_pb2.MetricsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[replica.wire.v1.admin_pb2.MetricsReply, collections.abc.Awaitable[replica.wire.v1.admin_pb2.MetricsReply]]:
+        """All metrics, as Prometheus reads them."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

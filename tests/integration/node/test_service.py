@@ -9,12 +9,14 @@ import grpc
 import msgspec
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from replica.kv import operations as kv
 from replica.kv import runs
 from replica.kv.machine import digest_of
 from replica.node.fingerprint import DigestCancelled
 from replica.node.replica import Replica
+from replica.node.stages import STAGES
 from replica.wire import typed as wire
 from tests.support.nodes import RawSession, Refused, admin, attach, eventually, nodes
 
@@ -269,6 +271,39 @@ async def test_a_full_disk_refuses_before_proposing_and_goes_on_when_there_is_ro
         session.sequence = 1
         await session.put(b"key", b"after")
         assert await session.get(b"key") == b"after"
+
+
+async def test_the_stages_of_commands_and_what_a_replica_uses_are_among_its_metrics(cluster):
+    leader = await cluster.leader()
+    async with admin(leader) as operator, await attach(leader) as session:
+        for number in range(20):
+            await session.put(b"key", b"%d" % number)
+        text = (await operator.Metrics(wire.MetricsRequest())).exposition
+    found = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
+    for stage in STAGES:
+        assert found[f"synod_stage_{stage}_seconds_count"] >= 1, stage
+        assert found[f"synod_stage_{stage}_seconds_sum"] >= 0, stage
+    assert found["synod_cpu_seconds"] > 0
+    assert found["synod_resident_bytes"] > 1 << 20
+    assert found["synod_log_bytes_written"] > 0
+    assert found["synod_peer_bytes_sent"] > 0
+    assert found["synod_peer_bytes_received"] > 0
+
+
+async def test_links_are_shaped_apart_from_faults_and_their_round_trips_measured(cluster):
+    leader = await cluster.leader()
+    peers = [replica for replica in cluster.members if replica != leader.config.replica]
+    async with admin(leader) as operator:
+        shapes = [wire.LinkFault(peer=peer, delay_ms=30) for peer in peers]
+        await operator.InjectFaults(wire.InjectFaultsRequest(shapes=shapes, reshape=True))
+        await operator.InjectFaults(wire.InjectFaultsRequest(heal=True))  # takes no shape away
+        reply = await operator.MeasureLinks(wire.MeasureLinksRequest(samples=2))
+        assert sorted(link.peer for link in reply.links) == peers
+        assert all(len(link.round_trip_ms) == 2 and min(link.round_trip_ms) >= 29.5 for link in reply.links)
+        wrong = wire.LinkFault(peer=peers[0], jitter_shape="square")
+        with pytest.raises(grpc.RpcError) as refused:
+            await operator.InjectFaults(wire.InjectFaultsRequest(shapes=[wrong], reshape=True))
+        assert "jitter_shape" in str(refused.value.details())
 
 
 async def test_a_digest_is_worked_out_while_the_replica_goes_on(tmp_path, monkeypatch):

@@ -117,3 +117,22 @@ async def test_the_measured_round_trip_holds_the_delays_of_both_directions(monke
         assert round_trip_s is not None
         # No upper bound: a busy machine adds what it likes. Timers may be half a millisecond early, each way.
         assert round_trip_s >= 0.098
+
+
+async def test_round_trips_are_measured_anew_when_a_link_is_shaped_otherwise():
+    one, two = Party(1), Party(2)
+    async with running(one, two):
+        before = await one.transport.measure_round_trips(3, 30.0)
+        assert len(before[2]) == 3
+        one.transport.set_shapes({2: LinkFault(delay_s=0.04)})
+        two.transport.set_shapes({1: LinkFault(delay_s=0.04)})
+        after = await one.transport.measure_round_trips(3, 30.0)
+        assert len(after[2]) == 3
+        assert min(after[2]) >= 0.0795
+
+
+async def test_a_peer_that_does_not_answer_leaves_its_round_trips_out():
+    one, two = Party(1), Party(2)
+    async with running(one, two):
+        one.transport.set_faults({2: LinkFault(blocked=True)})
+        assert await one.transport.measure_round_trips(3, 0.1) == {2: []}

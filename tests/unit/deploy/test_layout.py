@@ -119,6 +119,22 @@ def test_every_topology_that_is_shipped_states_all_round_trips(name: str) -> Non
             assert one == other or topology.round_trip(one, other) > 0
 
 
+def test_a_link_of_its_own_stands_for_the_shared_one() -> None:
+    topology = load_topology("edge")
+    there, back = topology.link_between("cloud", "mobile"), topology.link_between("mobile", "cloud")
+    assert there == back
+    assert there.delay_ms == 22.5
+    assert there.loss == 0.01
+    assert there.rate_bytes_s == 2_500_000
+    assert topology.link_between("cloud", "cloud").loss == 0
+    assert topology.shaped
+
+
+def test_one_room_without_delays_is_not_shaped() -> None:
+    assert not load_topology("lan").shaped
+    assert load_topology("lan").link_between("local", "local").harmless
+
+
 def test_round_trips_of_five_regions_are_those_that_were_published() -> None:
     topology = load_topology("wan5")
     assert topology.round_trip("japan", "ireland") == 204.4
@@ -130,10 +146,13 @@ def test_round_trips_of_five_regions_are_those_that_were_published() -> None:
     [
         ('[regions]\nnames = ["a", "b"]\n', "nothing is said of a.b"),
         ('[regions]\nnames = ["a", "a"]\n', "distinct"),
-        ('[regions]\nnames = ["a", "b"]\n[round_trip_ms]\n"a.b" = -1\n', "negative"),
+        ('[regions]\nnames = ["a", "b"]\n[round_trip_ms]\n"a.b" = -1\n', "not a duration"),
         ('[regions]\nnames = ["a", "b"]\n[round_trip_ms]\n"a.c" = 1\n', "a.c"),
         ('[regions]\nnames = ["a"]\n[link]\nloss = 1.5\n', "probability"),
         ('[regions]\nnames = ["a"]\ncolour = "red"\n', "colour"),
+        ('[regions]\nnames = ["a"]\n[links."a.b"]\nloss = 0.1\n', "links: 'a.b'"),
+        ('[regions]\nnames = ["a"]\n[links."a.a"]\nbandwidth_mbit_s = -1\n', "links.a.a.bandwidth_mbit_s"),
+        ('[regions]\nnames = ["a"]\n[link]\njitter_shape = "round"\n', "jitter_shape"),
         ("[regions", "topology"),
     ],
 )

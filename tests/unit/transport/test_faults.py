@@ -1,6 +1,7 @@
 """Shaping a link, with a clock that the test moves."""
 
 import random
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -67,6 +68,14 @@ def test_jitter_spreads_to_both_sides_of_the_delay():
     assert shaper(fault, 1.0).arrival(1.0, 1) == pytest.approx(1.07)
 
 
+def test_normal_jitter_has_the_standard_deviation_that_was_declared():
+    link = Shaper(LinkFault(delay_s=1.0, jitter_s=0.05, jitter_shape="normal"), random.Random(3))
+    delays = [(link.arrival(10.0 * number, 1) or 0.0) - 10.0 * number for number in range(4000)]
+    assert statistics.mean(delays) == pytest.approx(1.0, abs=0.005)
+    assert statistics.stdev(delays) == pytest.approx(0.05, rel=0.05)
+    assert max(delays) > 1.1, "a normal distribution has tails"
+
+
 def test_jitter_larger_than_the_delay_never_delivers_in_the_past():
     assert shaper(LinkFault(delay_s=0.01, jitter_s=0.05), 0.0).arrival(1.0, 1) == 1.0
 
@@ -120,6 +129,7 @@ def test_a_fault_on_a_shaped_link_adds_up():
         ({"rate_bytes_s": float("inf")}, "rate_bytes_s"),
         ({"loss": 1.5}, "loss"),
         ({"loss": float("nan")}, "loss"),
+        ({"jitter_shape": "square"}, "jitter_shape"),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused_by_field(fields, field):
