@@ -36,8 +36,8 @@ from replica.storage.state import LmdbStore
 RUNS: Final = (1, 16, 128, 512)
 """Operations in a run."""
 
-COMMIT_PUTS: Final = 4096
-"""Puts between two commits of the state."""
+COMMIT_PUTS: Final = 16_384
+"""Puts between two commits of the state, about as many as a busy replica applies in the time between two."""
 
 COMPACTION_PUTS: Final = 8192
 """Puts between two compactions, where there are any; as many stay readable."""

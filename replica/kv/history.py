@@ -2,14 +2,19 @@
 
 Theory of operation
 -------------------
-A write appends its record to a pending list and its key to the pending changes; one `put_many` hands the whole list to
-the store when somebody needs to read there, when the list has grown, or when the transaction is committed. In front
-stands a cache from key to the newest version, so that a put to a key seen lately touches the store not at all.
+A *version* is one write of a key: revision, create revision, version number, lease, value. A write appends a version to
+the list that is kept of its key, and the key to the pending changes. When somebody needs to read in the store, when
+much is pending, or when the transaction is committed, each key's pending versions go to the store together, as one
+record: a key that is overwritten a hundred times between two commits costs one insertion, not a hundred.
 
-Two invariants carry the cache: the newest record of every cached key is the cached one (or was: a deletion that has
-been compacted away), and *a key with pending records is in the cache*. Hence looking up one key's newest version never
-needs the pending records to be written first, while reading an interval or an older revision does. What is cached, and
-when pending records are written, is invisible from outside and may differ between replicas.
+The lists are a cache, too: the last version in a key's list is its newest, so that a put to a key seen lately touches
+the store not at all. What stands behind the first one in a list is pending.
+
+Two invariants carry the cache: the newest version of every cached key is the cached one (or was: a deletion that has
+been compacted away), and *a key with pending versions is in the cache*. Hence looking up one key's newest version never
+needs what is pending to be written first, while reading an interval or an older revision does. What is cached, when
+pending versions are written, and so how they are spread over records, is invisible from outside and may differ between
+replicas.
 
 Compaction is two things. `compact` moves the line below which revisions cannot be read any more: that is part of the
 replicated state. `scavenge` removes what nobody can see since then, a bounded piece at a time, whenever there is
@@ -18,29 +23,29 @@ leisure: that is housekeeping, and its progress is each replica's own.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import msgspec
 
 from .layout import (
     BEHIND,
     CHANGES,
-    HEADER,
-    HEADER_BYTES,
     HISTORY,
     NEWEST,
     REVISION_BYTES,
     TERMINATOR,
     Changes,
     CorruptState,
+    Version,
     decode_changes,
+    decode_versions,
     escape,
-    pack_header,
+    key_of,
     pack_revision,
     prefix_of,
-    split_record_key,
 )
 from .leases import Leases
 from .operations import SYSTEM_PREFIX, AnyOperation, KeyValue, Put, prefix_end
@@ -52,11 +57,17 @@ CACHED_KEYS_MAX: Final = 1 << 16
 CACHED_VALUE_BYTES_MAX: Final = 1024
 """Larger values are not kept in the cache, only what is known about them."""
 
-PENDING_RECORDS_MAX: Final = 4096
-"""Records that may wait to be written to the store."""
+PENDING_KEYS_MAX: Final = 4096
+"""Keys whose versions may wait to be written to the store: what one flush costs hangs on them."""
 
-PENDING_BYTES_MAX: Final = 4 << 20
-"""Their size, judged by the commands they came from."""
+PENDING_BYTES_MAX: Final = 2 << 20
+"""The size of all pending versions, judged by the commands they came from."""
+
+RECORD_BYTES_MAX: Final = 4000
+"""Versions of one key share a record up to this size: it fills one page of LMDB. A larger one stands alone."""
+
+BATCH_KEYS_MAX: Final = 1024
+"""When a batch of changes has as many keys, the next command begins another."""
 
 SKIPPED_RECORDS_MAX: Final = 4
 """Superseded records that a scan walks over, one after the other, before it takes to seeking."""
@@ -67,15 +78,17 @@ SOUGHT_KEYS: Final = 128
 RECENT_CHANGES_MAX: Final = 4096
 """Up to so many revisions back, "has anything changed in here" is answered from the changes, else from the interval."""
 
-Entry: TypeAlias = tuple[bytes, int, int, int, int, bytes | None]
-"""A cached key: what its records begin with, create revision, revision of the newest record (0: there is none),
-version (0: deleted or never there), lease, and the value unless it is too large."""
+Cached: TypeAlias = tuple[int, int, int, int, bytes | None]
+"""A `Version`, but without its value when that is too large to be kept."""
 
 Draft: TypeAlias = Mapping[bytes, KeyValue | None]
 """Writes that are to share one revision, by key; None deletes."""
 
 _HIDDEN: Final = escape(SYSTEM_PREFIX)
 _HIDDEN_END: Final = escape(prefix_end(SYSTEM_PREFIX))
+
+_ABSENT: Final[Cached] = (0, 0, 0, 0, b"")
+"""What stands for a key that was never written: revision 0, version 0."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -94,11 +107,14 @@ class History:
         self.revision = revision
         self.compacted = compacted
         self.scavenged = scavenged
-        self._cache: dict[bytes, Entry] = {}
-        self._records: list[tuple[bytes, bytes]] = []
+        self._cache: dict[bytes, list[Cached]] = {}
+        # Keys with pending versions, and their lists; a key's is longer than one exactly if it stands here.
+        self._pending: list[tuple[bytes, list[Cached]]] = []
         self._bytes = 0
         self._batches: list[tuple[bytes, bytes]] = []
-        self._begin_batch()
+        self._changed: list[bytes] = []
+        self._first = 0
+        self._shared = False
 
     # ------------------------------------------------------------------------------------------------------- writing
 
@@ -109,14 +125,10 @@ class History:
         Each takes one revision. This is the loop that the speed of the whole store hangs on: it trades repetition for
         function calls.
         """
-        cache = self._cache
-        records = self._records
         keys = self._changed
-        superseded = self._superseded
-        append_record = records.append
         append_key = keys.append
-        append_superseded = superseded.append
-        lookup = cache.get
+        append_pending = self._pending.append
+        lookup = self._cache.get
         revision = self.revision
         if not keys:
             self._first = revision + 1
@@ -125,33 +137,23 @@ class History:
             if type(operation) is not Put or operation.if_revision is not None or operation.previous or operation.lease:
                 break
             key = operation.key
-            entry = lookup(key)
-            if entry is None:
+            versions = lookup(key)
+            if versions is None:
                 if key.startswith(SYSTEM_PREFIX):
                     break
                 self.revision = revision
-                entry = self._load(key)
+                versions = self._load(key)
                 if not keys:
                     self._first = revision + 1
-            prefix, create, newest, version, leased, _ = entry
+            _, create, version, leased, _ = versions[-1]
             if leased:
                 break
+            if len(versions) == 1:
+                append_pending((key, versions))
             revision += 1
-            if version == 0:
-                create = revision
-            version += 1
-            value = operation.value
-            append_record((prefix + pack_revision(NEWEST - revision), pack_header(create, version, 0) + value))
+            # A deleted key, like an absent one, has create revision and version 0.
+            versions.append((revision, create or revision, version + 1, 0, operation.value))
             append_key(key)
-            append_superseded(newest)
-            cache[key] = (
-                prefix,
-                create,
-                revision,
-                version,
-                0,
-                value if len(value) <= CACHED_VALUE_BYTES_MAX else None,
-            )
             done += 1
         self.revision = revision
         return done
@@ -160,98 +162,104 @@ class History:
         """Carry out a draft that is not empty at the next revision; keys in it carry that revision already."""
         revision = self.revision + 1
         shared = len(draft) != 1
-        entries = [self._entry(key) for key in draft]  # first of all: loading a key may flush what is pending
+        lists = [self._entry(key) for key in draft]  # first of all: loading a key may flush what is pending
         if shared:
             self._end_batch()
         if not self._changed:
             self._first = revision
             self._shared = shared
-        inverted = pack_revision(NEWEST - revision)
         system = False
-        for (key, item), (prefix, _, newest, _, leased, _) in zip(draft.items(), entries, strict=True):
-            if item is None:
-                create, version, lease, value = 0, 0, 0, b""
-                self._tombstones.append(len(self._changed))
-            else:
-                create, version, lease, value = item.create_revision, item.version, item.lease, item.value
-            if lease != leased:
-                self.leases.move(key, leased, lease)
-            self._records.append((prefix + inverted, pack_header(create, version, lease) + value))
-            self._changed.append(key)
-            self._superseded.append(newest)
+        for (key, item), versions in zip(draft.items(), lists, strict=True):
             if key.startswith(SYSTEM_PREFIX):
                 system = True
-                continue
-            kept = value if len(value) <= CACHED_VALUE_BYTES_MAX else None
-            self._cache[key] = (prefix, create, revision, version, lease, kept)
+            else:
+                self._cache[key] = versions  # loading the others may have pushed it out
+            if len(versions) == 1:
+                self._pending.append((key, versions))
+            leased = versions[-1][3]
+            if item is None:
+                versions.append((revision, 0, 0, 0, b""))
+            else:
+                versions.append((revision, item.create_revision, item.version, item.lease, item.value))
+            if versions[-1][3] != leased:
+                self.leases.move(key, leased, versions[-1][3])
+            self._changed.append(key)
         self.revision = revision
         if shared:
             self._end_batch()
-        if system or len(self._records) >= PENDING_RECORDS_MAX:
+        if system:
             self.flush()  # keys of the system are not cached, so nothing of theirs may be pending
 
     def pace(self, command_bytes: int) -> None:
-        """Called once a command with its size: writes the pending records to the store when they have grown large."""
+        """Called once a command with its size: writes what is pending to the store when that has grown large."""
         self._bytes += command_bytes
-        if self._bytes > PENDING_BYTES_MAX or len(self._records) > PENDING_RECORDS_MAX:
+        if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
             self.flush()
+        elif len(self._changed) >= BATCH_KEYS_MAX:
+            self._end_batch()
 
     def flush(self) -> None:
         """Hand everything pending to the store."""
-        if not self._records:
+        pending = self._pending
+        if not pending:
             return
         self._end_batch()
-        self._store.put_many(HISTORY, self._records)
+        pending.sort()  # by key, and no key is there twice: neighbours share pages
+        records: list[tuple[bytes, bytes]] = []
+        for key, versions in pending:
+            newest = versions[-1]
+            fresh = cast("list[Version]", versions[1:])  # a value is dropped below, once it has been written
+            data = _encode(fresh)
+            if len(data) <= RECORD_BYTES_MAX or len(fresh) == 1:
+                records.append((prefix_of(key) + pack_revision(NEWEST - fresh[0][0]), data))
+            else:
+                records.extend(_split(prefix_of(key), fresh))
+            value = newest[4]
+            if value is not None and len(value) > CACHED_VALUE_BYTES_MAX:
+                newest = (*newest[:4], None)
+            # In place: `put_plain` holds on to the lists while it loads a key.
+            versions[:] = (newest,)
+        self._store.put_many(HISTORY, records)
         self._store.put_many(CHANGES, self._batches, append=True)
-        # Cleared in place: `put_plain` holds on to the lists while it loads a key.
-        self._records.clear()
+        pending.clear()
         self._batches.clear()
         self._bytes = 0
-
-    def _begin_batch(self) -> None:
-        self._changed: list[bytes] = []
-        self._superseded: list[int] = []
-        self._tombstones: list[int] = []
-        self._first = 0
-        self._shared = False
 
     def _end_batch(self) -> None:
         """Close the batch of changes that is being collected."""
         if not self._changed:
             return
-        batch = Changes(self._changed, self._superseded, self._tombstones, self._shared)
-        self._batches.append((pack_revision(self._first), _encode(batch)))
+        self._batches.append((pack_revision(self._first), _encode(Changes(self._changed, self._shared))))
         self._changed.clear()
-        self._superseded.clear()
-        self._tombstones.clear()
         self._shared = False
 
     # ------------------------------------------------------------------------------------------------------- reading
 
     def latest(self, key: bytes) -> KeyValue | None:
         """The key as it stands now."""
-        prefix, create, newest, version, lease, value = self._entry(key)
+        revision, create, version, lease, value = self._entry(key)[-1]
         if version == 0:
             return None
-        if value is None:
-            self.flush()
-            record_key = prefix + pack_revision(NEWEST - newest)
-            record = self._store.get(HISTORY, record_key)
-            if record is None:
-                raise CorruptState(HISTORY, record_key, "it is missing")
-            value = record[HEADER_BYTES:]
-        return KeyValue(key, value, create, newest, version, lease)
+        if value is None:  # nothing is pending, or the value would be at hand
+            prefix = prefix_of(key)
+            found = self._store.seek(HISTORY, prefix)
+            stored = _ABSENT if found is None or found[0][:-REVISION_BYTES] != prefix else decode_versions(*found)[-1]
+            if stored[0] != revision:
+                raise CorruptState(HISTORY, prefix, f"the version of revision {revision} is missing")
+            value = stored[4]
+            assert value is not None
+        return KeyValue(key, value, create, revision, version, lease)
 
     def at(self, key: bytes, revision: int) -> KeyValue | None:
         """The key as it stood at ``revision``, which must not lie below ``compacted``."""
-        prefix, _, newest, _, _, _ = self._entry(key)
-        if newest <= revision:
+        if self._entry(key)[-1][0] <= revision:
             return self.latest(key)
         self.flush()
+        prefix = prefix_of(key)
         found = self._store.seek(HISTORY, prefix + pack_revision(NEWEST - revision))
         if found is None or found[0][:-REVISION_BYTES] != prefix:
             return None
-        return _key_value(*found)
+        return _key_value(key, _version_at(*found, revision))
 
     def interval(
         self, first: bytes, last: bytes, revision: int, *, reverse: bool = False, system: bool = False
@@ -260,14 +268,14 @@ class History:
 
         Keys of the system are passed over unless ``system``.
         """
-        for record_key, record in self._newest(first, last, revision, reverse=reverse, system=system):
-            item = _key_value(record_key, record)
+        for record_key, version in self._newest(first, last, revision, reverse=reverse, system=system):
+            item = _key_value(key_of(record_key), version)
             if item is not None:
                 yield item
 
     def count(self, first: bytes, last: bytes, revision: int, *, system: bool = False) -> int:
         """How many keys `interval` would yield."""
-        return sum(1 for _, record in self._newest(first, last, revision, system=system) if record[8:16] != _DELETED)
+        return sum(1 for _, version in self._newest(first, last, revision, system=system) if version[2])
 
     def changed_since(self, first: bytes, last: bytes, revision: int) -> bool:
         """Was any key of ``[first, last)`` written or deleted after ``revision`` (not below ``compacted``)?"""
@@ -278,9 +286,7 @@ class History:
                 first <= key and (not last or key < last) and not key.startswith(SYSTEM_PREFIX)
                 for _, key in self.changes(revision)
             )
-        return any(
-            split_record_key(record_key)[1] > revision for record_key, _ in self._newest(first, last, self.revision)
-        )
+        return any(version[0] > revision for _, version in self._newest(first, last, self.revision))
 
     def changes(self, after: int) -> Iterator[tuple[int, bytes]]:
         """(revision, key) of every write after revision ``after`` (not below ``compacted``), in order.
@@ -296,43 +302,44 @@ class History:
                 if revision > after:
                     yield revision, key
 
-    def _entry(self, key: bytes) -> Entry:
+    def _entry(self, key: bytes) -> list[Cached]:
         return self._cache.get(key) or self._load(key)
 
-    def _load(self, key: bytes) -> Entry:
-        """Look the key up in the store and cache it. The key has no pending records."""
+    def _load(self, key: bytes) -> list[Cached]:
+        """Look the key up in the store and cache it. The key has no pending versions."""
         prefix = prefix_of(key)
         found = self._store.seek(HISTORY, prefix)
-        entry: Entry
-        if found is None or found[0][:-REVISION_BYTES] != prefix:
-            entry = (prefix, 0, 0, 0, 0, b"")
-        else:
-            record_key, record = found
-            create, version, lease = _unpack_header(record_key, record)
-            newest = NEWEST - int.from_bytes(record_key[-REVISION_BYTES:], "big")
-            kept = record[HEADER_BYTES:] if len(record) <= HEADER_BYTES + CACHED_VALUE_BYTES_MAX else None
-            entry = (prefix, create, newest, version, lease, kept)
+        newest = _ABSENT
+        if found is not None and found[0][:-REVISION_BYTES] == prefix:
+            stored = decode_versions(*found)[-1]
+            newest = stored if len(stored[4]) <= CACHED_VALUE_BYTES_MAX else (*stored[:4], None)
+        versions = [newest]
         if key.startswith(SYSTEM_PREFIX):
-            return entry
+            return versions
         if len(self._cache) >= CACHED_KEYS_MAX:
-            self.flush()  # a key with pending records must be in the cache
+            self.flush()  # a key with pending versions must be in the cache
             for old in list(islice(self._cache, len(self._cache) // 2)):
                 del self._cache[old]
-        self._cache[key] = entry
-        return entry
+        self._cache[key] = versions
+        return versions
 
     def _newest(
         self, first: bytes, last: bytes, revision: int, *, reverse: bool = False, system: bool = False
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """The newest record at or before ``revision`` of each key in the interval, deletions included."""
+    ) -> Iterator[tuple[bytes, Version]]:
+        """Of each key in the interval the newest version at or before ``revision``, deletions included, behind the key
+        of the record that holds it."""
         self.flush()
         low, high = escape(first), escape(last)
         inverted = pack_revision(NEWEST - revision)
         if reverse:
-            return self._newest_backwards(low, high, inverted, system)
-        return self._newest_forwards(low, high, inverted, system)
+            records = self._records_backwards(low, high, inverted, system)
+        else:
+            records = self._records_forwards(low, high, inverted, system)
+        return ((record_key, _version_at(record_key, data, revision)) for record_key, data in records)
 
-    def _newest_forwards(self, low: bytes, high: bytes, inverted: bytes, system: bool) -> Iterator[tuple[bytes, bytes]]:
+    def _records_forwards(
+        self, low: bytes, high: bytes, inverted: bytes, system: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
         """Walks from record to record while they are few a key, and seeks from key to key where they are many."""
         while not high or low < high:
             seen = b""
@@ -343,7 +350,7 @@ class History:
                     low = _HIDDEN_END
                     break
                 if prefix == seen or record_key[-REVISION_BYTES:] < inverted:
-                    # Superseded, or written after the revision asked for.
+                    # Superseded, or all of it written after the revision asked for.
                     skipped += 1
                     if skipped > SKIPPED_RECORDS_MAX:
                         low = prefix[: -len(TERMINATOR)] + BEHIND if prefix == seen else prefix
@@ -368,7 +375,7 @@ class History:
                     yield found
                 low = prefix[: -len(TERMINATOR)] + BEHIND
 
-    def _newest_backwards(
+    def _records_backwards(
         self, low: bytes, high: bytes, inverted: bytes, system: bool
     ) -> Iterator[tuple[bytes, bytes]]:
         while True:
@@ -394,18 +401,25 @@ class History:
     def scavenge(self, writes: int) -> bool:
         """Remove about so many writes that compaction has made invisible; True when there is more to remove.
 
-        Goes through the changes in the order of revisions, a batch a step. What a write at or below the line replaced
-        is invisible, and so is such a write itself if it is a deletion.
+        Goes through the changes in the order of revisions, batch by batch. Of each key that was written in them, at or
+        below the line, everything before the last such write is invisible, and so is that write itself if it is a
+        deletion.
         """
         if self.scavenged >= self.compacted:
             return False
         self.flush()
-        removed = 0
-        while removed < writes and self.scavenged < self.compacted:
-            removed += self._scavenge_batch()
+        last: dict[bytes, int] = {}
+        emptied: list[bytes] = []
+        seen = 0
+        while seen < writes and self.scavenged < self.compacted:
+            seen += self._gather(last, emptied)
+        for key, revision in last.items():
+            self._remove_before(key, revision)
+        self._store.delete_many(CHANGES, emptied)
         return self.scavenged < self.compacted
 
-    def _scavenge_batch(self) -> int:
+    def _gather(self, last: dict[bytes, int], emptied: list[bytes]) -> int:
+        """Move ``scavenged`` over a batch, noting the last write of each key up to the line; how many keys it has."""
         start = pack_revision(self.scavenged + 1)
         found = self._store.seek_before(CHANGES, pack_revision(self.scavenged + 2))
         if found is None:
@@ -414,37 +428,63 @@ class History:
         end = first if batch.shared else first + len(batch.keys) - 1
         if end <= self.scavenged:
             raise CorruptState(CHANGES, start, "it is missing")
-        doomed = []
-        deletions = set(batch.tombstones)
         for index, key in enumerate(batch.keys):
             revision = first if batch.shared else first + index
-            if not self.scavenged < revision <= self.compacted:
-                continue
-            prefix = prefix_of(key)
-            if batch.superseded[index]:
-                doomed.append(prefix + pack_revision(NEWEST - batch.superseded[index]))
-            if index in deletions:
-                doomed.append(prefix + pack_revision(NEWEST - revision))
-        self._store.delete_many(HISTORY, doomed)
+            if self.scavenged < revision <= self.compacted:
+                last[key] = revision
         if end <= self.compacted:
-            self._store.delete(CHANGES, found[0])
+            emptied.append(found[0])
         self.scavenged = min(end, self.compacted)
         return len(batch.keys)
 
+    def _remove_before(self, key: bytes, revision: int) -> None:
+        """Remove the versions of ``key`` before that of ``revision``, and that one, too, if it is a deletion."""
+        prefix = prefix_of(key)
+        seek = self._store.seek
+        start = prefix + pack_revision(NEWEST - revision)
+        found = seek(HISTORY, start)
+        if found is None or found[0][:-REVISION_BYTES] != prefix:
+            raise CorruptState(HISTORY, start, "it is missing")
+        record_key, data = found
+        doomed: list[bytes] = []
+        while found is not None and found[0][:-REVISION_BYTES] == prefix:
+            doomed.append(found[0])
+            found = seek(HISTORY, found[0] + b"\x00")
+        versions = decode_versions(record_key, data)
+        kept = [version for version in versions if version[0] > revision or (version[0] == revision and version[2])]
+        if len(kept) == len(versions):
+            del doomed[0]
+        elif kept:
+            self._store.put(HISTORY, prefix + pack_revision(NEWEST - kept[0][0]), _encode(kept))
+        self._store.delete_many(HISTORY, doomed)
 
-_DELETED: Final = bytes(8)
+
+def _split(prefix: bytes, versions: list[Version]) -> Iterator[tuple[bytes, bytes]]:
+    """Versions of one key as records of at most `RECORD_BYTES_MAX`, where no single version is larger."""
+    data = _encode(versions)
+    if len(data) <= RECORD_BYTES_MAX or len(versions) == 1:
+        yield prefix + pack_revision(NEWEST - versions[0][0]), data
+        return
+    # As many as fit if all are of one size, and no more than leaves something over.
+    first = min(max(1, len(versions) * RECORD_BYTES_MAX // len(data)), len(versions) - 1)
+    yield from _split(prefix, versions[:first])
+    yield from _split(prefix, versions[first:])
 
 
-def _unpack_header(record_key: bytes, record: bytes) -> tuple[int, int, int]:
-    if len(record) < HEADER_BYTES:
-        raise CorruptState(HISTORY, record_key, f"{len(record)} bytes are too few")
-    return HEADER.unpack_from(record)
+def _version_at(record_key: bytes, data: bytes, revision: int) -> Version:
+    """The newest version at or before ``revision`` in a record that begins no later."""
+    versions = decode_versions(record_key, data)
+    newest = versions[-1]
+    if newest[0] <= revision:
+        return newest
+    return versions[bisect_right(versions, revision, key=_revision_of) - 1]
 
 
-def _key_value(record_key: bytes, record: bytes) -> KeyValue | None:
-    """A history record as clients see it; None for a deletion."""
-    create, version, lease = _unpack_header(record_key, record)
-    if version == 0:
-        return None
-    key, revision = split_record_key(record_key)
-    return KeyValue(key, record[HEADER_BYTES:], create, revision, version, lease)
+def _revision_of(version: Version) -> int:
+    return version[0]
+
+
+def _key_value(key: bytes, version: Version) -> KeyValue | None:
+    """A version as clients see it; None for a deletion."""
+    revision, create, number, lease, value = version
+    return KeyValue(key, value, create, revision, number, lease) if number else None

@@ -1,12 +1,13 @@
 """How the state lies in its tables: keys that sort as they should, and records as bytes.
 
-``history`` holds every write that has not been compacted away, newest first within a key::
+``history`` holds every write that has not been compacted away, newest first within a key. One record holds versions
+that were written to the store together::
 
-    escaped key · 00 01 · inverted revision (8 bytes)  ->  create revision · version · lease (8 bytes each) · value
+    escaped key · 00 01 · inverted revision of the first one (8 bytes)  ->  `Version`, `Version`, …, ascending
 
 A zero byte in a key is escaped to ``00 FF``; with the terminator ``00 01`` records sort as the keys do, and one key's
-records lie together. The revision is inverted so that the first record at or behind (key, r) is the newest one that a
-reader at revision r may see. Version 0 marks a deletion.
+records lie together. The revision is inverted so that the first record at or behind (key, r) is the one that holds the
+newest version that a reader at revision r may see. Version number 0 marks a deletion.
 
 ``changes`` tells which keys were written in the order of revisions, a batch a record::
 
@@ -22,7 +23,7 @@ reader at revision r may see. Version 0 marks a deletion.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -44,12 +45,12 @@ NEWEST: Final = (1 << 64) - 1
 """What revisions are subtracted from."""
 
 REVISION: Final = Struct(">Q")
-HEADER: Final = Struct(">QQQ")
-HEADER_BYTES: Final = HEADER.size
 REVISION_BYTES: Final = REVISION.size
 
 pack_revision = REVISION.pack
-pack_header = HEADER.pack
+
+Version: TypeAlias = tuple[int, int, int, int, bytes]
+"""One write of a key: revision, create revision, version number (0: it is deleted), lease, value."""
 
 
 class CorruptState(Exception):
@@ -62,13 +63,10 @@ class CorruptState(Exception):
 class Changes(msgspec.Struct, array_like=True):
     """The keys written from one revision on.
 
-    The i-th key was written at first revision + i; or all of them at the first, when ``shared``. ``superseded`` is the
-    revision of the record that the write replaced (0: none), ``tombstones`` the indices of deletions.
+    The i-th key was written at first revision + i; or all of them at the first, when ``shared``.
     """
 
     keys: list[bytes]
-    superseded: list[int]
-    tombstones: list[int]
     shared: bool = False
 
 
@@ -82,13 +80,26 @@ def prefix_of(key: bytes) -> bytes:
     return escape(key) + TERMINATOR
 
 
-def split_record_key(record_key: bytes) -> tuple[bytes, int]:
-    """The key and the revision of a history record. Raises `CorruptState`."""
+def key_of(record_key: bytes) -> bytes:
+    """The key of a history record. Raises `CorruptState`."""
     escaped = record_key[: -REVISION_BYTES - len(TERMINATOR)]
     if record_key[-REVISION_BYTES - len(TERMINATOR) : -REVISION_BYTES] != TERMINATOR:
         raise CorruptState(HISTORY, record_key, "its key has no terminator")
-    key = escaped.replace(b"\x00\xff", b"\x00") if b"\x00" in escaped else escaped
-    return key, NEWEST - REVISION.unpack(record_key[-REVISION_BYTES:])[0]
+    return escaped.replace(b"\x00\xff", b"\x00") if b"\x00" in escaped else escaped
+
+
+_versions: Final = msgspec.msgpack.Decoder(list[Version])
+
+
+def decode_versions(record_key: bytes, data: bytes) -> list[Version]:
+    """The versions in a record of ``history``, at least one. Raises `CorruptState`."""
+    try:
+        versions = _versions.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CorruptState(HISTORY, record_key, str(error)) from None
+    if not versions or versions[0][0] != NEWEST - REVISION.unpack(record_key[-REVISION_BYTES:])[0]:
+        raise CorruptState(HISTORY, record_key, "it does not begin with the version that its key names")
+    return versions
 
 
 _changes: Final = msgspec.msgpack.Decoder(Changes)

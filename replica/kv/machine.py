@@ -37,7 +37,7 @@ from .runs import MalformedOperation, unpack
 from .sessions import SESSIONS_MAX, Sessions
 from .store import Reader, Store
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the layout of the state. A replica refuses a state of another one."""
 
 SCAVENGED_WRITES_A_COMMIT: Final = 8192

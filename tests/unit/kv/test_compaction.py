@@ -1,5 +1,7 @@
 """Compaction: what can be read afterwards, and what is left on the disk."""
 
+from replica.kv.history import RECORD_BYTES_MAX
+from replica.kv.layout import decode_versions, key_of
 from replica.kv.machine import StateMachine
 from replica.kv.operations import (
     Compact,
@@ -19,6 +21,15 @@ from .support import Replica
 def scavenge(replica: Replica) -> None:
     while replica.machine.history.scavenge(1):
         pass
+
+
+def versions(replica: Replica) -> list[tuple[bytes, int]]:
+    """What the store holds, as key and revision."""
+    return [
+        (key_of(record_key), version[0])
+        for record_key, data in replica.machine.store.scan("history", b"", b"")
+        for version in decode_versions(record_key, data)
+    ]
 
 
 def values(replica: Replica, revision: int = 0) -> dict[bytes, bytes]:
@@ -112,7 +123,7 @@ def test_a_line_in_the_middle_of_a_batch_keeps_the_rest_of_it(replica):
     replica.do(Compact(5))
     scavenge(replica)
     assert replica.one(Get(b"a", 5)).item.value == b"4"
-    assert replica.machine.store.count("history") == 2
+    assert versions(replica) == [(b"a", 5), (b"a", 6)]
 
 
 def test_changes_are_told_in_order_with_those_of_one_transaction_together(replica):
@@ -123,3 +134,29 @@ def test_changes_are_told_in_order_with_those_of_one_transaction_together(replic
     assert told == [(1, b"z"), (2, b"a"), (3, b"c"), (3, b"a"), (3, b"b"), (4, b"d")]
     assert list(replica.machine.history.changes(2)) == told[2:]
     assert list(replica.machine.history.changes(4)) == []
+
+
+def test_versions_that_were_written_together_lie_together_and_are_cut_where_the_line_is(replica):
+    replica.do(*(Put(b"a", b"%d" % number) for number in range(4)), Put(b"b", b""), Delete(b"a"), Put(b"a", b"6"))
+    replica.machine.history.flush()
+    assert replica.machine.store.count("history") == 2
+    replica.do(Compact(3))
+    scavenge(replica)
+    assert versions(replica) == [(b"a", 3), (b"a", 4), (b"a", 6), (b"a", 7), (b"b", 5)]
+    assert [replica.one(Get(b"a", revision)).item for revision in (3, 5, 6)][2] is None
+    replica.do(Compact(6))
+    scavenge(replica)
+    assert versions(replica) == [(b"a", 7), (b"b", 5)]
+
+
+def test_versions_of_one_key_are_spread_over_records_of_bounded_size(replica):
+    sizes = [10, 3000, 10, 10, 5000, 900, 900, 900, 900, 900, 1, 100_000, 1, 0]
+    replica.do(*(Put(b"a", bytes(size)) for size in sizes))
+    replica.machine.history.flush()
+    records = list(replica.machine.store.scan("history", b"", b""))
+    assert all(len(data) <= RECORD_BYTES_MAX or len(decode_versions(key, data)) == 1 for key, data in records)
+    assert len(records) < len(sizes)
+    replica.restart()
+    for revision, size in enumerate(sizes, 1):
+        assert replica.one(Get(b"a", revision)).item.value == bytes(size)
+        assert values(replica, revision) == {b"a": bytes(size)}

@@ -31,7 +31,9 @@ def without_messages(result: AnyResult) -> AnyResult:
 TINY = {
     "CACHED_KEYS_MAX": 2,
     "CACHED_VALUE_BYTES_MAX": 4,
-    "PENDING_RECORDS_MAX": 2,
+    "PENDING_KEYS_MAX": 1,
+    "RECORD_BYTES_MAX": 16,
+    "BATCH_KEYS_MAX": 2,
     "SKIPPED_RECORDS_MAX": 1,
     "SOUGHT_KEYS": 1,
     "RECENT_CHANGES_MAX": 2,

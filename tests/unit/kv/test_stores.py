@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from replica.kv.layout import META, SESSIONS, TABLES, CorruptState, prefix_of, split_record_key
+from replica.kv.layout import HISTORY, META, SESSIONS, TABLES, CorruptState, key_of, prefix_of
 from replica.kv.machine import DIGEST_STRETCH_KEYS, StateMachine, digest_of
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import Delete, Get, Got, OpenSession, Put
@@ -151,6 +151,17 @@ def test_a_record_that_does_not_parse_is_corrupt_and_never_taken_for_absent(stor
         StateMachine(store)
 
 
+@pytest.mark.parametrize("damaged", [b"\xc1", b"\x90", b"\x91\x95\x02\x01\x01\x00\xc4\x011"])
+def test_versions_that_do_not_parse_or_stand_elsewhere_are_corrupt_and_never_taken_for_absent(store, damaged):
+    replica = Replica(store)
+    replica.do(Put(b"a", b"1"))
+    replica.restart()
+    ((record_key, _),) = store.scan(HISTORY, b"", b"")
+    store.put(HISTORY, record_key, damaged)
+    with pytest.raises(CorruptState, match=HISTORY):
+        StateMachine(store).query([Get(b"a")])
+
+
 def test_a_state_of_another_layout_is_refused(store):
     replica = Replica(store)
     replica.machine.commit()
@@ -164,7 +175,7 @@ def test_a_state_of_another_layout_is_refused(store):
 @given(st.binary(min_size=1, max_size=20), st.binary(min_size=1, max_size=20), st.integers(1, 2**63 - 1))
 def test_record_keys_sort_as_keys_do_and_can_be_read_back(one, other, revision):
     assert (prefix_of(one) < prefix_of(other)) == (one < other)
-    assert split_record_key(prefix_of(one) + (2**64 - 1 - revision).to_bytes(8, "big")) == (one, revision)
+    assert key_of(prefix_of(one) + (2**64 - 1 - revision).to_bytes(8, "big")) == one
 
 
 def test_a_view_of_what_was_committed_has_the_digest_of_the_machine_and_keeps_it(tmp_path):
