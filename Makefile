@@ -13,6 +13,9 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+PROTOCOL ?= multipaxos
+SEEDS ?= 0:1000
+JOBS ?= 2
 ZOO_ARGS ?=
 MUTANTS_ARGS ?=
 
@@ -64,6 +67,12 @@ protos: ## generate replica/wire from protos/
 	else \
 		echo "Synod needs Python 3.11 or later; none was found." >&2; exit 1; \
 	fi
+
+.PHONY: seeds
+seeds: $(VENV)/.stamp-dev ## a thousand simulated runs with 3 replicas and with 5, every fault (SEEDS=0:1000 JOBS=2)
+	@for replicas in 3 5; do \
+		$(BIN)/synod simulate --protocol $(PROTOCOL) --replicas $$replicas --seeds $(SEEDS) --jobs $(JOBS) || exit 1; \
+	done
 
 .PHONY: zoo
 zoo: $(VENV)/.stamp-dev ## plant every published bug and count the seeds until it is found (ZOO_ARGS="--jobs 2 raft")

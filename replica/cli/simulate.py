@@ -85,7 +85,7 @@ def simulate(
     \b
     Exit status:
       0  all runs were clean
-      1  some run was not, or over many runs something was never covered
+      1  some run was not; or many were, and something was never covered or a run was too tame
       2  wrong usage
     """
     from replica.consensus.interface import ConfigurationError
@@ -129,7 +129,10 @@ def simulate(
     failures.sort()
     missing = []
     if survey.runs >= COVERAGE_RUNS and not failures:
-        missing = survey.missing(expected(PROFILES[faults], spec.capabilities, replicas))
+        missing = [
+            f"never covered: {name}" for name in survey.missing(expected(PROFILES[faults], spec.capabilities, replicas))
+        ]
+        missing += survey.shortcomings(PROFILES[faults], operations)
     if as_json:
         click.echo(
             json.dumps(
@@ -156,8 +159,8 @@ def simulate(
             click.echo(text, err=True)
         if failures:
             click.echo(f"{len(failures)} of {survey.runs + len(failures)} runs failed", err=True)
-        for name in missing:
-            click.echo(f"never covered: {name}", err=True)
+        for text in missing:
+            click.echo(text, err=True)
     if failures or missing:
         sys.exit(1)
 

@@ -55,6 +55,8 @@ class Disk:
         self.snapshots: dict[str, object] = {}
         """Immutable snapshots by name: durable from the moment they are complete."""
         self._latest_snapshot = ""
+        self.torn = 0
+        """Transactions of several groups of which a crash kept some groups and not all."""
         self._view: Tables = {}
         self._durable: Tables = {}
         self._waiting: list[tuple[int, list[EncodedWrite]]] = []
@@ -137,6 +139,8 @@ class Disk:
         if not power:
             keep = max(keep, len(self._cached))
         lost = len(self._cached) + len(self._flying) + len(self._waiting) - keep
+        if len(self._cached) < keep < begun:
+            self.torn += 1
         survivors = unsettled[:keep]
         if not self._controls.batches_atomic and keep < len(unsettled):
             group, writes = unsettled[keep]

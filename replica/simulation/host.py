@@ -249,10 +249,13 @@ class Host:
             self.oracle.stopped(self.replica)
         self.paused = False
         self._deferred.clear()
+        torn = self.disk.torn
         lost = self.disk.crash(self.crash_draw, power=power, adversarial=self.profile.adversarial)
         self.state.crash(self.crash_draw, power=power)
         if power:
             self._power_lost = True
+        if self.disk.torn > torn:
+            self.world.count("merged transactions torn")
         if lost:
             self.world.count("unsynced writes lost", lost)
         self.world.trace.note(self.world.now, "crash", self.replica, why.encode())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from replica.consensus.interface import Capabilities
 from replica.simulation.plan import FaultProfile
 from replica.simulation.runner import Report
@@ -27,6 +29,7 @@ _CRASHES: Final = (
     "fault: shut down",
     "fault: rolling restart",
     "unsynced writes lost",
+    "merged transactions torn",
     "states rebuilt from snapshot and log",
     "leader changes",
     "leader changes with proposals in flight",
@@ -66,6 +69,13 @@ def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -
     if replicas == 1:
         names = [name for name in names if not any(name.startswith(start) for start in alone)]
     return tuple(names)
+
+
+FAULTS_A_RUN_MIN: Final = 3
+"""Faults that have to strike in a run for it to have tried anything."""
+
+SUCCEEDED_MIN: Final = 0.5
+"""More than this share of a run's operations has to succeed: a cluster that is down cannot be wrong."""
 
 
 class Survey:
@@ -113,6 +123,17 @@ class Survey:
     def missing(self, names: Iterable[str]) -> list[str]:
         """Which of these never happened."""
         return [name for name in names if not self.counters.get(name)]
+
+    def shortcomings(self, profile: FaultProfile, operations: int) -> list[str]:
+        """What some run lacked: operations (so many were asked for), faults of ``profile``, or success."""
+        found = []
+        if self.fewest_operations < operations:
+            found.append(f"a run had {self.fewest_operations} operations only, not {operations}")
+        if any(msgspec.structs.astuple(profile)) and self.fewest_faults < FAULTS_A_RUN_MIN:
+            found.append(f"only {self.fewest_faults} faults struck in a run, not {FAULTS_A_RUN_MIN}")
+        if self.least_success <= SUCCEEDED_MIN:
+            found.append(f"only {self.least_success:.0%} of a run's operations succeeded")
+        return found
 
     def lines(self) -> list[str]:
         """The summary for people."""
