@@ -233,7 +233,8 @@ def _replay(
             if history_file is not None:
                 attributes = {"protocol": protocol, "replicas": replicas, "seed": seed}
                 sink = stack.enter_context(history_file.open("wb"))
-                recorder = Recorder(Header(model="kv", attributes=attributes), sink)
+                model = "register" if find_protocol(protocol).capabilities.registers else "kv"
+                recorder = Recorder(Header(model=model, attributes=attributes), sink)
             report = run(
                 seed,
                 find_protocol(protocol),

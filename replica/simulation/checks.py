@@ -8,11 +8,12 @@ witness, and comparing them with real time settles linearizability without a sea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from replica.kv import operations as kv
-from replica.simulation.clients import FAIL, OK, PENDING, Seen
-from replica.simulation.oracle import Oracle
+from replica.simulation.judge import Judge
+from replica.simulation.seen import FAIL, OK, PENDING, Seen
 from replica.simulation.violation import Violation
 
 Place: TypeAlias = tuple[int, int]
@@ -37,7 +38,7 @@ def place_of(result: kv.AnyResult) -> Place:
     return result.revision, 0 if changes(result) else 1
 
 
-def check_real_time(history: list[Seen]) -> int:
+def check_real_time(history: Sequence[Seen]) -> int:
     """The order of revisions must agree with real time; returns how many operations that covers. Raises `Violation`.
 
     Every operation must stand at or behind the furthest place of all that ended before it began, a change strictly.
@@ -73,11 +74,11 @@ def check_real_time(history: list[Seen]) -> int:
     return len(concerned)
 
 
-def check_refusals(history: list[Seen], oracle: Oracle) -> int:
+def check_refusals(history: Sequence[Seen], judge: Judge) -> int:
     """What was refused definitely, and never asked for again, must not have been decided. Raises `Violation`."""
     failed = [seen for seen in history if seen.outcome == FAIL]
     for seen in failed:
-        if oracle.was_decided(seen.session, seen.sequence):
+        if judge.was_decided(seen.session, seen.sequence):
             raise Violation(
                 "definite refusals",
                 f"operation {seen.session}:{seen.sequence} of client {seen.client} was refused definitely and was "
@@ -86,7 +87,7 @@ def check_refusals(history: list[Seen], oracle: Oracle) -> int:
     return len(failed)
 
 
-def check_complete(history: list[Seen]) -> None:
+def check_complete(history: Sequence[Seen]) -> None:
     """Nothing is left without an outcome. Raises `Violation`."""
     for seen in history:
         if seen.outcome == PENDING:

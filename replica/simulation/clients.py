@@ -17,17 +17,14 @@ import msgspec
 
 from replica.consensus.interface import ReplicaId
 from replica.kv import operations as kv
+from replica.kv.objects.abilities import EVERYTHING, Abilities
 from replica.kv.runs import decode_results, encode_operations
 from replica.simulation import frames
+from replica.simulation.judge import Judge
 from replica.simulation.network import Endpoint, Network
-from replica.simulation.oracle import Oracle
+from replica.simulation.seen import FAIL, OK, UNKNOWN, Seen
 from replica.simulation.violation import Violation
 from replica.simulation.world import World
-
-OK: Final = "ok"
-FAIL: Final = "fail"
-UNKNOWN: Final = "unknown"
-PENDING: Final = "pending"
 
 PATIENCE_FACTOR_MAX: Final = 16.0
 """How much longer than the first attempt a client may come to wait for an answer."""
@@ -35,22 +32,6 @@ PATIENCE_FACTOR_MAX: Final = 16.0
 
 FAILED_SHARE_MAX: Final = 0.25
 """Share of its operations that a client lets go because a refusal was definite."""
-
-
-class Seen(msgspec.Struct):
-    """One operation as its client saw it. Times in seconds of the world's time."""
-
-    client: int
-    number: int
-    operation: kv.AnyOperation
-    invoked: float
-    consistency: str
-    """``log``, ``read-index`` or ``stale``."""
-    session: int = 0
-    sequence: int = 0
-    completed: float | None = None
-    outcome: str = PENDING
-    result: kv.AnyResult | None = None
 
 
 class ClientProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,9 +63,9 @@ class ClientProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Run:
-    """Operations on their way."""
+    """Operations on their way. ``open`` are those without an answer, by sequence."""
 
-    __slots__ = ("attempts", "count", "encoded", "first", "refused", "seen")
+    __slots__ = ("attempts", "count", "encoded", "first", "open", "refused", "seen", "sent")
 
     def __init__(self, first: int, seen: list[Seen], encoded: bytes) -> None:
         self.first = first
@@ -93,6 +74,18 @@ class _Run:
         self.encoded = encoded
         self.attempts = 0
         self.refused = False
+        self.sent = 0.0
+        self.open = {first + offset: each for offset, each in enumerate(seen)}
+
+
+def _stretches(numbered: dict[int, Seen]) -> list[tuple[int, list[Seen]]]:
+    """Cut where a sequence is missing; the first sequence of each stretch, and what it holds."""
+    stretches: list[tuple[int, list[Seen]]] = []
+    for sequence in sorted(numbered):
+        if not stretches or sequence != stretches[-1][0] + len(stretches[-1][1]):
+            stretches.append((sequence, []))
+        stretches[-1][1].append(numbered[sequence])
+    return stretches
 
 
 class Client:
@@ -102,24 +95,32 @@ class Client:
         self,
         world: World,
         network: Network,
-        oracle: Oracle,
+        judge: Judge,
         *,
         number: int,
         profile: ClientProfile,
         directory: Callable[[], Sequence[ReplicaId]],
         history: list[Seen],
-        read_index: bool,
+        around_the_log: bool,
+        abilities: Abilities = EVERYTHING,
+        exactly_once: bool = True,
+        stale: bool = True,
     ) -> None:
-        """``directory`` names the replicas that may be asked; ``read_index`` says that the protocol offers it."""
+        """``directory`` names the replicas that may be asked; the rest says what the protocol offers: reads outside the
+        log, operations, retries that take effect once, reads of what a replica has applied."""
         self._world = world
         self._network = network
-        self._oracle = oracle
+        self._judge = judge
         self.number = number
         self.endpoint: Endpoint = -number
         self.profile = profile
         self._directory = directory
         self._history = history
-        self._read_index = read_index
+        self._around_the_log = around_the_log
+        self._abilities = abilities
+        self._exactly_once = exactly_once
+        self._stale = stale
+        self._values: dict[bytes, bytes] = {}
         self._draw: random.Random = world.generator(f"client {number}")
         self.budget = profile.operations
         """Operations still to be issued."""
@@ -153,7 +154,7 @@ class Client:
     @property
     def outstanding(self) -> int:
         """Operations without an outcome."""
-        return sum(run.count for run in self._runs.values()) + len(self._reads)
+        return sum(len(run.open) for run in self._runs.values()) + len(self._reads)
 
     @property
     def idle(self) -> bool:
@@ -197,7 +198,7 @@ class Client:
 
     def _abandon(self) -> None:
         for run in self._runs.values():
-            for seen in run.seen:
+            for seen in run.open.values():
                 self._close(seen, UNKNOWN)
         for seen, _ in self._reads.values():
             self._close(seen, UNKNOWN)
@@ -238,7 +239,14 @@ class Client:
         if run.attempts == 2:
             self._world.count("runs retried")
         run.refused = False
-        self._send(frames.Run(self._session, run.first, run.count, self._acknowledged, run.encoded))
+        run.sent = self._world.now
+        if len(run.open) == run.count:
+            self._send(frames.Run(self._session, run.first, run.count, self._acknowledged, run.encoded))
+            return
+        # What was answered, or given up for certain, must not be asked for again.
+        for first, stretch in _stretches(run.open):
+            encoded = encode_operations([seen.operation for seen in stretch])
+            self._send(frames.Run(self._session, first, len(stretch), self._acknowledged, encoded))
 
     def _resend_all(self) -> None:
         """Everything outstanding goes to the present target, in order."""
@@ -247,9 +255,24 @@ class Client:
             self._send(frames.OpenSession(self._nonce))
             return
         for run in list(self._runs.values()):
-            self._send_run(run)
+            if self._may_repeat(run):
+                self._send_run(run)
+            else:
+                self._give_up(run)
         for number, (seen, _) in list(self._reads.items()):
             self._send_read(number, seen)
+
+    def _may_repeat(self, run: _Run) -> bool:
+        """May the run be sent again? Where a retry may take effect twice, only if nothing of it can have taken any."""
+        return self._exactly_once or run.refused or all(isinstance(each.operation, kv.Get) for each in run.seen)
+
+    def _give_up(self, run: _Run) -> None:
+        """Nobody will ever know what becomes of the run."""
+        del self._runs[run.first]
+        self._world.count("operations given up", len(run.open))
+        for sequence, seen in run.open.items():
+            self._close(seen, UNKNOWN)
+            self._finish(sequence)
 
     def _resend_soon(self) -> None:
         if not self._resending:
@@ -310,8 +333,8 @@ class Client:
     def _issue(self) -> None:
         draw = self._draw
         kind = draw.random()
-        if kind < self.profile.read_index + self.profile.stale:
-            consistency = "stale" if kind < self.profile.stale or not self._read_index else "read-index"
+        if kind < self.profile.read_index + self.profile.stale and self._stale:
+            consistency = "stale" if kind < self.profile.stale or not self._around_the_log else "read-index"
             operation = self._a_read()
             seen = self._invoke(operation, consistency)
             number = self._next_read
@@ -320,6 +343,8 @@ class Client:
             self._send_read(number, seen)
             return
         count = min(self.budget, draw.randrange(1, self.profile.run_operations + 1))
+        if not self._exactly_once:
+            count = 1  # so that one operation that cannot be repeated does not take others with it
         run = _Run(self._next_sequence, [self._invoke(self._an_operation(), "log") for _ in range(count)], b"")
         run.encoded = encode_operations([seen.operation for seen in run.seen])
         for offset, seen in enumerate(run.seen):
@@ -338,6 +363,7 @@ class Client:
         self.issued += 1
         seen = Seen(self.number, self.issued, operation, self._world.now, consistency)
         self._history.append(seen)
+        self._judge.sent(operation)
         if self._world.trace.readable:
             self._world.trace.say(self._world.now, f"c{self.number}", f"#{self.issued} {operation!r}")
         return seen
@@ -357,6 +383,21 @@ class Client:
         return kv.Range(first, last + b"\x00", limit=self._draw.choice((0, 0, 3)))
 
     def _an_operation(self) -> kv.AnyOperation:
+        operation = self._any_operation()
+        if self._abilities is EVERYTHING or self._abilities.refusal(operation) is None:
+            return operation
+        match operation:
+            case kv.Delete(key=key):
+                return kv.Delete(key)
+            case kv.DeleteRange(first=key) | kv.Range(first=key):
+                return kv.Get(key)
+            case kv.Transaction(conditions=(kv.Compare(key=key), *_)) if self._abilities.compare_and_set:
+                # On one key alone.
+                return kv.Transaction(operation.conditions, (kv.Put(key, self._value()), kv.Get(key)), (kv.Get(key),))
+            case _:
+                return kv.Put(self._key(), self._value())
+
+    def _any_operation(self) -> kv.AnyOperation:
         draw = self._draw
         if draw.random() < self.profile.leases:
             return self._about_leases()
@@ -375,6 +416,8 @@ class Client:
             return self._a_transaction()
         if kind == 6:
             key = self._key()
+            if not self._abilities.total_order:
+                return self._swap(key)
             return kv.Put(key, self._value(), if_revision=self._revisions.get(key, 0))
         first, last = sorted((self._key(), self._key()))
         return kv.DeleteRange(first, last)
@@ -396,12 +439,19 @@ class Client:
             return kv.DescribeLease(lease, names=True)
         return kv.RevokeLease(lease, self._leases.get(lease, 1) if kind == 8 else None)
 
+    def _swap(self, key: bytes) -> kv.Transaction:
+        """A conditional put, in words that do not speak of revisions."""
+        condition = kv.Compare(key, "value", "=", self._values[key]) if key in self._values else None
+        return kv.Transaction((condition or kv.Compare(key, "exists", "=", 0),), (kv.Put(key, self._value()),))
+
     def _a_transaction(self) -> kv.Transaction:
         one, other = self._key(), self._key()
         known = self._revisions.get(one, 0)
         condition: kv.Condition
         if self._draw.random() < 0.5:
             condition = kv.Compare(one, "mod", "=", known)
+            if not self._abilities.total_order:
+                condition = kv.Compare(one, "value", "=", self._values.get(one, b""))
         else:
             condition = kv.Compare(one, "exists", "=", 1)
         return kv.Transaction(
@@ -428,7 +478,7 @@ class Client:
             self._resend_soon()
 
     def _opened(self, frame: frames.Opened) -> None:
-        self._oracle.opened(frame.nonce, frame.session)
+        self._judge.opened(frame.nonce, frame.session)
         if frame.nonce != self._nonce or self._session:
             return
         self._session = frame.session
@@ -438,37 +488,50 @@ class Client:
     def _results(self, frame: frames.Results) -> None:
         if frame.session != self._session:
             return
-        run = self._runs.get(frame.first_sequence)
-        if run is None or run.count != frame.count:
+        run = self._run_of(frame.first_sequence)
+        if run is None:
             return
         results = decode_results(frame.results, frame.count)
         if any(isinstance(result, kv.Failed) and result.code == kv.Failure.SESSION_UNKNOWN for result in results):
-            self._oracle.forgotten(self._session)
+            self._judge.forgotten(self._session)
             self._world.count("sessions evicted")
             self._abandon()
             self._open()
             return
-        del self._runs[run.first]
         self._progress = self._world.now
         for offset, result in enumerate(results):
-            sequence = run.first + offset
+            sequence = frame.first_sequence + offset
+            seen = run.open.pop(sequence, None)
+            if seen is None:
+                continue
             if isinstance(result, kv.Failed) and result.code in {kv.Failure.RESULT_FORGOTTEN, kv.Failure.WINDOW}:
                 raise Violation("exactly once", f"operation {self._session}:{sequence} was answered {result!r}")
-            self._oracle.acknowledged(self._session, sequence, result)
-            seen = run.seen[offset]
+            self._judge.acknowledged(seen, result)
             self._close(seen, OK, result)
             self._learn(seen.operation, result)
             self._finish(sequence)
+        if not run.open:
+            del self._runs[run.first]
         if self._think_s:
             self._pump_later()
         else:
             self._pump()
 
+    def _run_of(self, sequence: int) -> _Run | None:
+        """The outstanding run that holds a sequence."""
+        run = self._runs.get(sequence)
+        if run is None:
+            run = next((each for each in self._runs.values() if sequence in each.open), None)
+        return run
+
     def _learn(self, operation: kv.AnyOperation, result: kv.AnyResult) -> None:
         if isinstance(result, kv.Written) and isinstance(operation, kv.Put):
             self._revisions[operation.key] = result.revision
+            self._values[operation.key] = operation.value
         elif isinstance(result, kv.Got) and isinstance(operation, kv.Get):
             self._revisions[operation.key] = 0 if result.item is None else result.item.mod_revision
+            if result.item is not None:
+                self._values[operation.key] = result.item.value
         elif isinstance(result, kv.LeaseGranted):
             self._leases[result.lease] = result.renewal
         elif isinstance(result, kv.LeaseRevoked) and isinstance(operation, kv.RevokeLease):
@@ -487,7 +550,7 @@ class Client:
         seen, _ = waiting
         self._progress = self._world.now
         (result,) = decode_results(frame.results, 1)
-        self._oracle.read(seen.operation, result)
+        self._judge.read(seen.operation, result)
         self._close(seen, OK, result)
         self._learn(seen.operation, result)
         self._pump()
@@ -499,22 +562,40 @@ class Client:
                     self._choose(frame.hint)
                 self._resend_soon()
             return
-        run = self._runs.get(frame.first_sequence)
+        run = self._run_of(frame.first_sequence)
         if frame.session != self._session or run is None:
             return
+        refused = {
+            sequence: run.open[sequence]
+            for sequence in range(frame.first_sequence, frame.first_sequence + frame.count)
+            if sequence in run.open
+        }
         self._world.count("definite refusals" if frame.definite else "indefinite refusals")
+        run.refused = frame.definite
         if (
             frame.definite
             and run.attempts == 1
             and self._failed < FAILED_SHARE_MAX * self.issued
             and self._draw.random() < self.profile.believe
         ):
-            del self._runs[run.first]
-            self._failed += run.count
-            self._world.count("operations failed for certain", run.count)
-            for offset, seen in enumerate(run.seen):
+            self._failed += len(refused)
+            self._world.count("operations failed for certain", len(refused))
+            for sequence, seen in refused.items():
+                del run.open[sequence]
                 self._close(seen, FAIL)
-                self._finish(run.first + offset)
+                self._finish(sequence)
+            if not run.open:
+                del self._runs[run.first]
         if sender == self._target:
             self._choose(frame.hint)
         self._resend_soon()
+
+    def read_through(self, replica: ReplicaId, key: bytes) -> None:
+        """Read ``key`` by way of ``replica``, for a start; the client must be idle."""
+        self._target = replica
+        self.budget += 1
+        run = _Run(self._next_sequence, [self._invoke(kv.Get(key), "log")], encode_operations([kv.Get(key)]))
+        run.seen[0].session, run.seen[0].sequence = self._session, run.first
+        self._next_sequence += 1
+        self._runs[run.first] = run
+        self._send_run(run)

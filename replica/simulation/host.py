@@ -23,12 +23,18 @@ from typing import Any, Final
 import msgspec
 
 from replica.consensus.codec import Codec, MalformedValue
+from replica.consensus.frontiers import covers, joined, reach
+from replica.consensus.interface import (
+    Answer as Answered,
+)
 from replica.consensus.interface import (
     Command,
     Configuration,
     CorruptRecord,
     Deliver,
     Event,
+    Frontier,
+    Install,
     PeerReset,
     Proposed,
     ProtocolSpec,
@@ -46,13 +52,14 @@ from replica.consensus.interface import (
     Stable,
     Yield,
 )
+from replica.kv.objects.minting import Mint
 from replica.kv.sessions import SESSIONS_MAX
 from replica.simulation import frames
 from replica.simulation.clock import Clock
 from replica.simulation.disk import Disk, DiskReader, EncodedWrite, encode_writes
-from replica.simulation.machine import Answer, Image, StateHome
+from replica.simulation.judge import Judge
+from replica.simulation.machine import Answer, Image, make_home
 from replica.simulation.network import Endpoint, Network
-from replica.simulation.oracle import Oracle
 from replica.simulation.planted import planted_coordinator
 from replica.simulation.violation import Violation
 from replica.simulation.witness import Controls, Ledger
@@ -148,7 +155,7 @@ class Host:
         world: World,
         network: Network,
         protocols: Protocols,
-        oracle: Oracle,
+        oracle: Judge,
         *,
         replica: ReplicaId,
         configuration: Configuration,
@@ -178,7 +185,8 @@ class Host:
         self._ledger = oracle.ledgers[replica] = Ledger()
         self.disk = self._format()
         self._sessions_max = sessions_max
-        self.state = StateHome(sessions_max=sessions_max, controls=self.controls)
+        self._capabilities = protocols.find(configuration.protocol).capabilities
+        self.state = make_home(self._capabilities, sessions_max=sessions_max, controls=self.controls)
         if not joining:
             anchor = Anchor(configuration=configuration)
             self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
@@ -287,7 +295,7 @@ class Host:
         self.disk.submit(HOST_GROUP, [(META_TABLE, ANCHOR_KEY, _META_ENCODER.encode(anchor), b"")])
         self.disk.begin()
         self.disk.finish()
-        self.state = StateHome(sessions_max=self._sessions_max, controls=self.controls)
+        self.state = make_home(self._capabilities, sessions_max=self._sessions_max, controls=self.controls)
 
     def pause(self, seconds: float) -> None:
         """Everything on this host stands still; the clock does not."""
@@ -412,7 +420,8 @@ class Process:
         self._openings: dict[bytes, Endpoint] = {}
         self._tokens = 0
         self._reads: dict[int, tuple[Endpoint, frames.Read]] = {}
-        self._granted: list[tuple[int, int]] = []
+        self._granted: list[tuple[Frontier, int]] = []
+        self._mint = None if host.state.newest_session is None else Mint(host.replica, self.incarnation)
         self._freeze_commits = False
 
     # -------------------------------------------------------------------------------------------------------- entries
@@ -461,7 +470,7 @@ class Process:
         if rebuilt:
             self.world.count("states rebuilt from snapshot and log")
         self._drop_snapshots(anchor)
-        host.oracle.started(self.replica, host.state.applied)
+        host.oracle.started(self.replica, host.state)
         self.world.after(self.profile.boot_s, self.enter, self._run, anchor)
 
     def _run(self, anchor: Anchor) -> None:
@@ -476,6 +485,8 @@ class Process:
             incarnation=self.incarnation,
             applied=host.state.applied,
             voting=self.disk.admitted,
+            registers=host.state.registers,
+            objects=host.state,
         )
         self._greet()
         self._carry_out(coordinator.start(now))
@@ -683,7 +694,7 @@ class Process:
         elif epoch > coordinator.epoch and coordinator.sealed is None:
             self._fetch_snapshot(sender, epoch, 0, wished=False)
 
-    def _fetch_snapshot(self, peer: ReplicaId, epoch: int, frontier: int, *, wished: bool) -> None:
+    def _fetch_snapshot(self, peer: ReplicaId, epoch: int, frontier: Frontier, *, wished: bool) -> None:
         if self._fetch or peer == self.replica:
             return
         self._fetches += 1
@@ -711,14 +722,11 @@ class Process:
         offer = frames.SnapshotOffer(request.number)
         if coordinator is not None and coordinator.sealed is None and coordinator.epoch >= request.epoch:
             anchor = coordinator.anchor
-            frontier = anchor.frontier
-            assert isinstance(frontier, int)
-            assert isinstance(request.frontier, int)
             later = coordinator.epoch > request.epoch
-            if anchor.snapshot and (later or frontier >= request.frontier):
+            if anchor.snapshot and (later or covers(anchor.frontier, request.frontier)):
                 image = self.disk.snapshots[anchor.snapshot]
                 offer = frames.SnapshotOffer(request.number, anchor, image)
-            elif later or state.applied >= request.frontier:
+            elif later or covers(state.applied, request.frontier):
                 fresh = coordinator.anchor_at(state.applied)
                 offer = frames.SnapshotOffer(request.number, fresh, self._image(state.applied))
         self._send(sender, offer, transfer_s=self.profile.snapshot_s)
@@ -751,12 +759,12 @@ class Process:
         self._switches.append(_Switch(anchor, image, "installed", sender if self._fetch_wished else 0))
         self._switch_when_idle()
 
-    def _image(self, frontier: int) -> Image:
+    def _image(self, frontier: Frontier) -> Image:
         return self.host.state.image(frontier)
 
     def _snapshot_name(self, anchor: Anchor, origin: str) -> str:
         self._snapshots += 1
-        return f"{anchor.configuration.epoch}-{anchor.frontier}-{self.incarnation}-{self._snapshots}-{origin}"
+        return f"{anchor.configuration.epoch}-{reach(anchor.frontier)}-{self.incarnation}-{self._snapshots}-{origin}"
 
     def take_snapshot(self) -> None:
         """Take a snapshot of the own state, to let the log be truncated behind it."""
@@ -764,9 +772,7 @@ class Process:
         if coordinator is None or coordinator.sealed is not None or self._staging or self._switches:
             return
         state = self.host.state
-        frontier = coordinator.anchor.frontier
-        assert isinstance(frontier, int)
-        if state.applied <= frontier:
+        if covers(coordinator.anchor.frontier, state.applied):
             return
         self._staging = True
         anchor = coordinator.anchor_at(state.applied)
@@ -816,16 +822,18 @@ class Process:
             return True
         epoch, frontier = switch.anchor.configuration.epoch, switch.anchor.frontier
         standing = coordinator.anchor.frontier
-        assert isinstance(frontier, int)
-        assert isinstance(standing, int)
         if switch.kind == "sealed":
             return epoch == coordinator.epoch + 1
         if switch.kind == "taken":
-            return epoch == coordinator.epoch and coordinator.sealed is None and frontier > standing
+            return epoch == coordinator.epoch and coordinator.sealed is None and not covers(standing, frontier)
         if epoch != coordinator.epoch:
             return epoch > coordinator.epoch
-        newer = frontier > self.host.state.applied or not self.host.controls.snapshots_compared
-        return coordinator.sealed is None and newer
+        # By object a snapshot may lie ahead in one and behind in another. What the own one covers is not to be lost:
+        # the log need not hold it any more.
+        if not self.host.controls.snapshots_compared:
+            return coordinator.sealed is None
+        ahead = not covers(self.host.state.applied, frontier)
+        return coordinator.sealed is None and ahead and covers(frontier, standing)
 
     def _end_fetch(self, switch: _Switch) -> None:
         if switch.kind == "installed":
@@ -844,8 +852,7 @@ class Process:
         if switch.kind != "taken":
             host.state.load(switch.image)
             self._freeze_commits = False
-            assert isinstance(anchor.frontier, int)
-            host.oracle.moved(self.replica, anchor.frontier, host.state)
+            host.oracle.moved(self.replica, host.state)
         host.boundary("after the state is switched")
         self._switching = False
         self._end_fetch(switch)
@@ -868,23 +875,32 @@ class Process:
     # ------------------------------------------------------------------------------------------------------- clients
 
     def _client(self, sender: Endpoint, frame: Any) -> None:
+        state = self.host.state
         if isinstance(frame, frames.Run):
             self._sessions[frame.session] = sender
-            payload = self.host.state.payload(frame.acknowledged, frame.operations)
-            command = Command(payload, frame.session, frame.first_sequence, frame.count)
-            self._propose(command, b"", sender)
+            for command in state.commands(frame):
+                self._propose(command, b"", sender)
         elif isinstance(frame, frames.OpenSession):
+            if self._mint is not None:
+                self._send(sender, frames.Opened(frame.nonce, self._name_session(self._mint)))
+                return
             self._openings[frame.nonce] = sender
-            self._propose(Command(self.host.state.opening(frame.nonce)), frame.nonce, sender)
+            self._propose(Command(state.opening(frame.nonce)), frame.nonce, sender)
         elif frame.stale:
-            self._send(sender, frames.ReadResults(frame.id, self.host.state.read(frame.operations)))
+            self._send(sender, frames.ReadResults(frame.id, state.read(frame.operations)))
         elif self.coordinator is None:
             self._send(sender, frames.ReadRejected(frame.id, Reason.NOT_LEADER, None))
         else:
             self._tokens += 1
             self._reads[self._tokens] = (sender, frame)
-            self._inbox.append(ReadRequested(self._tokens))
+            self._inbox.append(ReadRequested(self._tokens, state.footprint(frame.operations)))
             self._schedule_turn()
+
+    def _name_session(self, mint: Mint) -> int:
+        mint.saw(self.host.state.newest_session or 0)
+        session = mint.mint()
+        self.host.oracle.minted(session)
+        return session
 
     def _propose(self, command: Command, nonce: bytes, sender: Endpoint) -> None:
         if self.coordinator is None or len(self._commands) >= INBOX_COMMANDS_MAX:
@@ -1078,12 +1094,14 @@ class Process:
         state = self.host.state
         coordinator = self.coordinator
         assert coordinator is not None
+        for install in turn.installs:
+            self._install(install)
         for delivery in turn.deliveries:
             self._deliver(delivery)
+        for answered in turn.answers:
+            self._answer_register(answered)
         for grant in turn.reads:
-            frontier = grant.frontier
-            assert isinstance(frontier, int)
-            self._granted.append((frontier, grant.token))
+            self._granted.append((grant.frontier, grant.token))
         if self._granted:
             self._serve_reads()
         for reject in turn.rejections:
@@ -1096,7 +1114,6 @@ class Process:
             self.host.oracle.sealed(self.replica, turn.sealed)
             self._freeze_commits = True
             frontier = turn.sealed.frontier
-            assert isinstance(frontier, int)
             self._forget_reads()
             self._staging = True
             self.world.after(
@@ -1107,20 +1124,36 @@ class Process:
                 self._image(frontier),
                 "sealed",
             )
-        elif turn.deliveries:
-            standing = coordinator.anchor.frontier
-            assert isinstance(standing, int)
-            if state.applied - standing >= self.profile.snapshot_every:
-                self.take_snapshot()
+        elif (
+            turn.deliveries and reach(state.applied) - reach(coordinator.anchor.frontier) >= self.profile.snapshot_every
+        ):
+            self.take_snapshot()
+
+    def _install(self, install: Install) -> None:
+        host = self.host
+        host.boundary("before a delivery is applied")
+        self.trace.note(self.world.now, "install", self.replica, install.object.encode() + install.image)
+        if self.trace.readable:
+            self.trace.say(self.world.now, host.name, f"   installs {install.object!r} at {install.position}")
+        if host.state.install(install):
+            host.oracle.installed(self.replica, install, host.state)
+        host.boundary("after a delivery is applied")
+
+    def _answer_register(self, answered: Answered) -> None:
+        command = answered.command
+        self.host.oracle.answered(self.replica, command)
+        self.trace.note(self.world.now, "answer", self.replica, answered.results)
+        self._answer(Answer(command.session, command.sequence, command.count, answered.results))
 
     def _deliver(self, delivery: Deliver) -> None:
         host = self.host
         host.boundary("before a delivery is applied")
+        place = f"{delivery.object}:{delivery.position}" if delivery.object else f"{delivery.position}"
         if self.trace.readable:
-            self.trace.say(self.world.now, host.name, f"   applies {delivery.position}: {_brief(delivery.commands)}")
-        self.trace.note(self.world.now, "apply", self.replica, b"%d" % delivery.position)
-        host.oracle.delivered(self.replica, delivery)
-        answers = host.state.apply(delivery.position, delivery.commands)
+            self.trace.say(self.world.now, host.name, f"   applies {place}: {_brief(delivery.commands)}")
+        self.trace.note(self.world.now, "apply", self.replica, place.encode())
+        host.oracle.delivered(self.replica, delivery, host.state)
+        answers = host.state.apply(delivery)
         self._since_commit += 1
         if self._since_commit >= self.profile.state_commit_every and not self._freeze_commits:
             self._since_commit = 0
@@ -1133,11 +1166,11 @@ class Process:
 
     def _serve_reads(self) -> None:
         applied = self.host.state.applied
-        ready = [token for frontier, token in self._granted if frontier <= applied]
+        ready = [token for frontier, token in self._granted if covers(applied, frontier)]
         if not ready:
             self.world.count("reads that waited for the state")
             return
-        self._granted = [(frontier, token) for frontier, token in self._granted if frontier > applied]
+        self._granted = [(frontier, token) for frontier, token in self._granted if not covers(applied, frontier)]
         for token in ready:
             waiting = self._reads.pop(token, None)
             if waiting is not None:
@@ -1152,10 +1185,11 @@ class Process:
             self._send(sender, frames.ReadRejected(read.id, refused.reason, refused.hint))
 
     def _wish(self, wish: SnapshotWish) -> None:
-        assert isinstance(wish.frontier, int)
-        assert self.coordinator is not None
+        coordinator = self.coordinator
+        assert coordinator is not None
         self.world.count("snapshots wished for")
-        self._fetch_snapshot(wish.peer, self.coordinator.epoch, wish.frontier, wished=True)
+        frontier = joined(wish.frontier, coordinator.anchor.frontier)
+        self._fetch_snapshot(wish.peer, coordinator.epoch, frontier, wished=True)
 
     # ----------------------------------------------------------------------------------------------------- group commit
 

@@ -8,16 +8,22 @@ against the model's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from replica.consensus.interface import Command, Configuration, Deliver, ReplicaId, Sealed
 from replica.kv import operations as kv
 from replica.kv.sessions import SESSIONS_MAX
+from replica.simulation.checks import check_real_time
+from replica.simulation.judge import Judge
 from replica.simulation.machine import StateHome
 from replica.simulation.model import Model, same_result
+from replica.simulation.record import record
+from replica.simulation.seen import Seen
 from replica.simulation.violation import Violation
-from replica.simulation.witness import Ledger, Witness
+from replica.simulation.witness import Witness
 from replica.simulation.world import World
+from replica.verification.history import Recorder
 
 DIGEST_EVERY = 32
 """Positions between two comparisons of whole states; revisions are compared at each."""
@@ -26,18 +32,25 @@ Decision: TypeAlias = "tuple[Command, ...] | Configuration"
 """Commands, or the configuration that a seal decides on."""
 
 
-class Oracle:
-    """Judges one run while it happens."""
+class Oracle(Judge):
+    """Judges protocols with one order over all commands."""
+
+    checks = (
+        "one value per slot",
+        "prefixes",
+        "state digests",
+        "acknowledged implies decided",
+        "acknowledged implies durable",
+        "exactly once",
+        "definite refusals",
+        "linearizability",
+    )
 
     def __init__(
         self, world: World, configuration: Configuration, witness: Witness, *, sessions_max: int = SESSIONS_MAX
     ) -> None:
-        """``configuration`` is that of the first epoch."""
-        self._world = world
-        self.configuration = configuration
-        """Of the present epoch, as far as anybody has got."""
-        self.witness = witness
-        self.ledgers: dict[ReplicaId, Ledger] = {}
+        """See the base."""
+        super().__init__(world, configuration, witness)
         self.model = Model(sessions_max=sessions_max)
         self.decisions: list[Decision] = []
         """What was decided, by position less one."""
@@ -45,33 +58,37 @@ class Oracle:
         self._revisions: dict[int, int] = {0: 0}
         self._digests: dict[int, str] = {}
         self._decided: set[tuple[int, int]] = set()
-        self.refusals = 0
+
+    @property
+    def positions(self) -> int:
+        """See the base."""
+        return len(self.decisions)
 
     # ------------------------------------------------------------------------------------------------------ replicas
 
-    def started(self, replica: ReplicaId, applied: int) -> None:
-        """A replica comes up with a state at ``applied``."""
+    def started(self, replica: ReplicaId, state: StateHome) -> None:
+        """See the base."""
+        applied = state.applied
         if applied > len(self.decisions):
             raise Violation("prefixes", f"r{replica} starts at {applied}, only {len(self.decisions)} were decided")
         self._at[replica] = applied
 
     def stopped(self, replica: ReplicaId) -> None:
-        """A replica's process has ended."""
+        """See the base."""
         self._at.pop(replica, None)
 
-    def moved(self, replica: ReplicaId, frontier: int, state: StateHome) -> None:
-        """A replica's state was replaced by a snapshot, or carried over a seal."""
+    def moved(self, replica: ReplicaId, state: StateHome) -> None:
+        """See the base."""
+        frontier = state.applied
         if frontier > len(self.decisions):
             raise Violation("prefixes", f"r{replica} installs {frontier}, only {len(self.decisions)} were decided")
         if frontier < self._at.get(replica, 0):
             raise Violation("prefixes", f"r{replica} goes back from {self._at[replica]} to {frontier}")
-        if state.applied != frontier:
-            raise Violation("prefixes", f"r{replica} installs {frontier} and stands at {state.applied}")
         self._at[replica] = frontier
         self._compare(replica, state, whole=True)
 
-    def delivered(self, replica: ReplicaId, delivery: Deliver) -> None:
-        """A replica is about to apply a delivery."""
+    def delivered(self, replica: ReplicaId, delivery: Deliver, state: StateHome) -> None:
+        """See the base."""
         position = delivery.position
         if position != self._at[replica] + 1:
             raise Violation("prefixes", f"r{replica} delivers position {position} after {self._at[replica]}")
@@ -79,7 +96,7 @@ class Oracle:
         self._decide(replica, position, delivery.commands)
 
     def sealed(self, replica: ReplicaId, sealed: Sealed) -> None:
-        """A replica has reached the seal of an epoch."""
+        """See the base."""
         frontier = sealed.frontier
         assert isinstance(frontier, int)
         if frontier != self._at[replica] + 1:
@@ -100,6 +117,7 @@ class Oracle:
         self.decisions.append(decision)
         if isinstance(decision, Configuration):
             self.configuration = decision
+            self.configurations.append(decision)
         else:
             self.witness.decided(position, decision, self.configuration, self.ledgers)
             for command in decision:
@@ -108,7 +126,7 @@ class Oracle:
             self.model.execute(decision)
 
     def applied(self, replica: ReplicaId, state: StateHome) -> None:
-        """A replica has applied a delivery."""
+        """See the base."""
         self._compare(replica, state, whole=state.applied % DIGEST_EVERY == 0)
 
     def _compare(self, replica: ReplicaId, state: StateHome, *, whole: bool) -> None:
@@ -132,26 +150,23 @@ class Oracle:
 
     # ------------------------------------------------------------------------------------------------------- clients
 
-    def refused(self, replica: ReplicaId, command: Command) -> None:
-        """A replica has refused a command definitely."""
-        self.refusals += 1
-
     def was_decided(self, session: int, sequence: int) -> bool:
-        """Has the operation been decided?"""
+        """See the base."""
         return (session, sequence) in self._decided
 
     def opened(self, nonce: bytes, session: int) -> None:
-        """A client was told that its session is open."""
+        """See the base."""
         if session not in self.model.openings.get(nonce, ()):
             raise Violation("acknowledged implies decided", f"session {session} was never opened for its nonce")
 
     def forgotten(self, session: int) -> None:
-        """A client was told that its session is not known."""
+        """See the base."""
         if session not in self.model.evicted:
             raise Violation("exactly once", f"session {session} is open and was answered as unknown")
 
-    def acknowledged(self, session: int, sequence: int, result: kv.AnyResult) -> None:
-        """A client has received a result."""
+    def acknowledged(self, seen: Seen, result: kv.AnyResult) -> None:
+        """See the base."""
+        session, sequence = seen.session, seen.sequence
         expected = self.model.executed.get((session, sequence))
         if expected is None:
             raise Violation(
@@ -165,7 +180,7 @@ class Oracle:
             )
 
     def read(self, operation: kv.AnyOperation, result: kv.AnyResult) -> None:
-        """A client has received the answer to a read outside the log."""
+        """See the base."""
         if result.revision > self.model.revision:
             raise Violation("linearizable reads", f"a read saw revision {result.revision}, before it was decided")
         expected = self.model.read_at(operation, result.revision)
@@ -176,8 +191,13 @@ class Oracle:
 
     # ----------------------------------------------------------------------------------------------------------- end
 
-    def contents_of(self, replica: ReplicaId, state: StateHome) -> None:
-        """At the end: a replica that stands at the end of the sequence holds what the model holds."""
+    def complete(self, state: StateHome) -> bool:
+        """See the base."""
+        return state.applied == len(self.decisions)
+
+    def final(self, replica: ReplicaId, state: StateHome) -> None:
+        """A replica that stands at the end of the sequence holds what the model holds."""
+        self.compare_digest(replica, state)
         if state.applied != len(self.decisions):
             raise Violation("prefixes", f"r{replica} stands at {state.applied} of {len(self.decisions)}")
         answered = state.machine.query([kv.Range(b"", b"")])[0]
@@ -189,6 +209,14 @@ class Oracle:
                 f"r{replica} holds {len(answered.items)} keys at revision {answered.revision}, "
                 f"the decided commands give {len(expected)} at {self.model.revision}",
             )
+
+    def linearizable(self, history: Sequence[Seen]) -> int:
+        """See the base."""
+        return check_real_time(history)
+
+    def record(self, recorder: Recorder, history: Sequence[Seen], faults: Sequence[tuple[float, str]]) -> None:
+        """See the base."""
+        record(recorder, history, self.model, faults)
 
 
 def _brief(decision: Decision) -> str:

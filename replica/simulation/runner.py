@@ -15,13 +15,18 @@ import msgspec
 
 from replica.consensus.interface import Configuration, Member, Options, ProtocolSpec, ReplicaId
 from replica.consensus.registry import find_protocol
-from replica.simulation.checks import check_complete, check_real_time, check_refusals
-from replica.simulation.clients import FAIL, OK, UNKNOWN, Client, Seen
+from replica.kv import operations as kv
+from replica.simulation.checks import check_complete, check_refusals
+from replica.simulation.clients import Client
 from replica.simulation.host import Armed, Host, Protocols
+from replica.simulation.judge import Judge
+from replica.simulation.machine import abilities_of
 from replica.simulation.network import LinkProfile, Network
+from replica.simulation.objects import ObjectOracle
 from replica.simulation.oracle import Oracle
 from replica.simulation.plan import LEADER, OTHER, POINTS, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
-from replica.simulation.record import record
+from replica.simulation.registers import RegisterOracle
+from replica.simulation.seen import FAIL, OK, UNKNOWN, Seen
 from replica.simulation.violation import Violation
 from replica.simulation.witness import WITNESSES, Controls, MultiPaxosWitness, Witness
 from replica.simulation.world import World
@@ -36,18 +41,8 @@ CALM_AFTER_UNITS: Final = 8.0
 CALM_UNITS: Final = 5.0
 """Election timeouts for which the leader must then stay."""
 
-CHECKED_ALWAYS: Final = (
-    "one value per slot",
-    "prefixes",
-    "state digests",
-    "acknowledged implies decided",
-    "acknowledged implies durable",
-    "exactly once",
-    "definite refusals",
-    "invariants of the protocol",
-    "linearizability",
-    "liveness",
-)
+CHECKED_ALWAYS: Final = ("invariants of the protocol", "liveness")
+"""Whatever the protocol; the rest is up to the judge for its shape of decision, and to its witness."""
 
 
 class SimulationFailure(AssertionError):
@@ -81,8 +76,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     recovery_units: float
     """How long the healed cluster took, in election timeouts."""
     counters: Mapping[str, int]
+    checks: tuple[str, ...] = ()
+    """What was checked, by name."""
     skipped: tuple[str, ...] = ()
-    """Checks that this protocol's capabilities leave no meaning."""
+    """What was not, for want of a witness of this protocol."""
     trace: Sequence[str] = ()
 
 
@@ -122,7 +119,7 @@ class Simulation:
             protocol=spec.name,
             options=plan.options,
         )
-        self.oracle = Oracle(self.world, self.configuration, self.witness, sessions_max=plan.sessions_max)
+        self.oracle = self._make_judge()
         self.change: Configuration | None = None
         """A configuration that the operator wants and that has not been decided."""
         self.rival: Configuration | None = None
@@ -141,12 +138,24 @@ class Simulation:
                 profile=profile,
                 directory=self._directory,
                 history=self.history,
-                read_index="read-index" in spec.capabilities.reads,
+                around_the_log=bool(spec.capabilities.reads - {"log"}) and not spec.capabilities.registers,
+                abilities=abilities_of(spec.capabilities),
+                exactly_once=spec.capabilities.exactly_once,
+                stale=not spec.capabilities.registers,
             )
             for index, profile in enumerate(plan.clients)
         ]
         self._leader: ReplicaId = 0
         self._last_target: ReplicaId = 0
+
+    def _make_judge(self) -> Judge:
+        """The judge for decisions of the protocol's shape."""
+        capabilities = self.spec.capabilities
+        if capabilities.registers:
+            return RegisterOracle(self.world, self.configuration, self.witness)
+        if capabilities.total_order:
+            return Oracle(self.world, self.configuration, self.witness, sessions_max=self.plan.sessions_max)
+        return ObjectOracle(self.world, self.configuration, self.witness, sessions_max=self.plan.sessions_max)
 
     def _add_host(self, replica: ReplicaId, *, joining: bool) -> Host:
         index = len(self.hosts)
@@ -193,6 +202,8 @@ class Simulation:
             self._settle(LIVENESS_UNITS)
         # What is on its way must not undo anything.
         world.run(world.now + plan.unit_s / 2)
+        if self.spec.capabilities.registers:
+            self._read_everywhere()
         return self._judge(recovery)
 
     def _settle(self, units: float) -> float:
@@ -204,6 +215,15 @@ class Simulation:
                 raise Violation("liveness", self._stuck(units))
             self.world.run(self.world.now + unit / 4)
         return (self.world.now - began) / unit
+
+    def _read_everywhere(self) -> None:
+        """Have every key that was used read through every replica, one after the other."""
+        client = self.clients[0]
+        keys = sorted({seen.operation.key for seen in self.history if isinstance(seen.operation, kv.Put | kv.Get)})
+        for host in self._members():
+            for key in keys:
+                client.read_through(host.replica, key)
+                self._settle(LIVENESS_UNITS)
 
     def _endure(self, shape: str) -> None:
         """Partition the cluster such that some replica still reaches a majority: it has to work, and to stay calm.
@@ -229,6 +249,9 @@ class Simulation:
                     "progress under a partial partition", f"{shape} around {center.name}: {self._stuck(LIVENESS_UNITS)}"
                 )
             self.world.run(self.world.now + unit / 4)
+        if self.spec.capabilities.routing != "leader":
+            self.network.unblock(pairs)
+            return
         self.world.run(max(self.world.now, began + CALM_AFTER_UNITS * unit))
         leaders: list[str] = []
         for _ in range(int(CALM_UNITS * 4)):
@@ -278,12 +301,11 @@ class Simulation:
     def _done(self) -> bool:
         if self.change is not None or not all(client.idle for client in self.clients):
             return False
-        end = len(self.oracle.decisions)
         for host in self._members():
             process = host.process
             if process is None or process.coordinator is None or process.coordinator.sealed is not None:
                 return False
-            if process.coordinator.epoch != self.configuration.epoch or host.state.applied != end:
+            if process.coordinator.epoch != self.configuration.epoch or not self.oracle.complete(host.state):
                 return False
         return True
 
@@ -308,7 +330,7 @@ class Simulation:
             waiting.append(f"the operator wants epoch {self.change.epoch}")
         return (
             f"no quiet within {units:g} election timeouts "
-            f"({len(self.oracle.decisions)} positions decided): {'; '.join(lines + waiting)}"
+            f"({self.oracle.positions} positions decided): {'; '.join(lines + waiting)}"
         )
 
     def _judge(self, recovery: float) -> Report:
@@ -316,10 +338,9 @@ class Simulation:
         for host in self._members():
             if host.process is not None and host.process.coordinator is not None:
                 host.process.coordinator.protocol.check()
-                oracle.compare_digest(host.replica, host.state)
-                oracle.contents_of(host.replica, host.state)
+                oracle.final(host.replica, host.state)
         check_complete(self.history)
-        checked = check_real_time(self.history)
+        checked = oracle.linearizable(self.history)
         refused = check_refusals(self.history, oracle)
         outcomes = [seen.outcome for seen in self.history]
         return Report(
@@ -331,11 +352,12 @@ class Simulation:
             succeeded=outcomes.count(OK),
             failed=refused,
             unknown=outcomes.count(UNKNOWN) + outcomes.count(FAIL) - refused,
-            positions=len(oracle.decisions),
+            positions=oracle.positions,
             checked=checked,
             faults=self.faults,
             recovery_units=recovery,
             counters=dict(sorted(world.counters.items())),
+            checks=(*CHECKED_ALWAYS, *oracle.checks, *self.witness.checks),
             skipped=() if self.witness.checks else MultiPaxosWitness.checks,
             trace=tuple(world.trace.lines),
         )
@@ -347,7 +369,7 @@ class Simulation:
         self._follow()
         leader = self._find_leader()
         if leader is not None:
-            if self._leader and leader.replica != self._leader:
+            if self._leader and leader.replica != self._leader and self.spec.capabilities.routing == "leader":
                 self.world.count("leader changes")
                 if any(client.outstanding for client in self.clients):
                     self.world.count("leader changes with proposals in flight")
@@ -367,18 +389,17 @@ class Simulation:
 
     def _follow(self) -> None:
         """Learn which configuration has been decided."""
-        for decision in self.oracle.decisions[self._decided :]:
-            if isinstance(decision, Configuration):
-                gone = set(self.configuration.replicas) - set(decision.replicas)
-                if self.rival is not None:
-                    # The newcomer of the proposal that lost never becomes a member.
-                    wanted = {*self.rival.replicas, *(self.change.replicas if self.change is not None else ())}
-                    gone |= wanted - set(decision.replicas)
-                    self.world.count("rival changes")
-                self._leaving.extend(sorted(gone - set(self._leaving)))
-                self.configuration = decision
-                self.change = self.rival = None
-        self._decided = len(self.oracle.decisions)
+        for decision in self.oracle.configurations[self._decided :]:
+            gone = set(self.configuration.replicas) - set(decision.replicas)
+            if self.rival is not None:
+                # The newcomer of the proposal that lost never becomes a member.
+                wanted = {*self.rival.replicas, *(self.change.replicas if self.change is not None else ())}
+                gone |= wanted - set(decision.replicas)
+                self.world.count("rival changes")
+            self._leaving.extend(sorted(gone - set(self._leaving)))
+            self.configuration = decision
+            self.change = self.rival = None
+        self._decided = len(self.oracle.configurations)
 
     def _retire(self, replica: ReplicaId) -> None:
         """Take a removed replica out of service: until then it has haunted the cluster."""
@@ -789,4 +810,4 @@ def run(
         raise SimulationFailure(check, seed, text, replay, simulation.world.trace.lines) from error
     finally:
         if recorder is not None:
-            record(recorder, simulation.history, simulation.oracle.model, simulation.struck)
+            simulation.oracle.record(recorder, simulation.history, simulation.struck)

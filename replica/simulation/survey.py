@@ -11,7 +11,8 @@ from replica.consensus.interface import Capabilities
 from replica.simulation.plan import FaultProfile
 from replica.simulation.runner import Report
 
-_ALWAYS: Final = ("runs retried", "sessions evicted", "groups merged into one transaction", "snapshots taken")
+_ALWAYS: Final = ("groups merged into one transaction",)
+_ONCE: Final = ("runs retried", "sessions evicted")
 _NETWORK: Final = ("frames lost", "frames duplicated", "frames reordered")
 _PARTITIONS: Final = (
     "frames lost in a partition",
@@ -19,7 +20,6 @@ _PARTITIONS: Final = (
     "fault: partition",
     "fault: reset",
     "fault: slow link",
-    "snapshots installed",
 )
 _CRASHES: Final = (
     "fault: crash",
@@ -30,10 +30,9 @@ _CRASHES: Final = (
     "fault: rolling restart",
     "unsynced writes lost",
     "merged transactions torn",
-    "states rebuilt from snapshot and log",
-    "leader changes",
-    "leader changes with proposals in flight",
 )
+_LEADERS: Final = ("leader changes", "leader changes with proposals in flight")
+_STATES: Final = ("states rebuilt from snapshot and log",)
 _DISKS: Final = ("fault: slow disk", "fault: failed sync", "slow syncs")
 _LOSSES: Final = (
     "fault: corrupt",
@@ -49,12 +48,22 @@ _MEMBERS: Final = ("fault: replace", "epoch switches", "snapshots sealed", "riva
 def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -> tuple[str, ...]:
     """The counters of which none may stay at zero over a good number of runs."""
     names = list(_ALWAYS)
+    if capabilities.exactly_once:
+        names += _ONCE
+    if not capabilities.registers:
+        names.append("snapshots taken")
     if profile.network:
         names += _NETWORK
     if profile.partitions:
         names += _PARTITIONS
+        if capabilities.total_order:
+            names.append("snapshots installed")
     if profile.crashes:
         names += _CRASHES
+        if capabilities.routing == "leader":
+            names += _LEADERS
+        if not capabilities.registers:
+            names += _STATES
     if profile.disks:
         names += _DISKS
     if profile.losses:
@@ -97,6 +106,7 @@ class Survey:
         self.fewest_faults = 0
         self.least_success = 1.0
         self.counters: dict[str, int] = {}
+        self.checks: tuple[str, ...] = ()
         self.skipped: tuple[str, ...] = ()
 
     def add(self, report: Report) -> None:
@@ -116,6 +126,7 @@ class Survey:
         self.fewest_operations = report.operations if first else min(self.fewest_operations, report.operations)
         self.fewest_faults = report.faults if first else min(self.fewest_faults, report.faults)
         self.least_success = min(self.least_success, report.succeeded / max(1, report.operations))
+        self.checks = report.checks
         self.skipped = report.skipped
         for name, number in report.counters.items():
             self.counters[name] = self.counters.get(name, 0) + number
@@ -147,7 +158,7 @@ class Survey:
             f"{self.unknown} have an unknown outcome; {self.checked} were held against real time"
         )
         recovery = f"healed clusters were back within {self.slowest_recovery:.2f} election timeouts"
-        lines = [runs, operations, recovery]
+        lines = [runs, operations, recovery, f"checked: {', '.join(self.checks)}"]
         if self.skipped:
             lines.append(f"not checked, for want of a witness of this protocol: {', '.join(self.skipped)}")
         width = max(map(len, self.counters), default=0)

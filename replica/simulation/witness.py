@@ -58,6 +58,25 @@ class Witness:
     ) -> None:
         """Commands are delivered for the first time anywhere. Raises `Violation`."""
 
+    def decided_in(
+        self,
+        name: str,
+        position: int,
+        commands: tuple[Command, ...],
+        configuration: Configuration,
+        ledgers: Mapping[ReplicaId, Ledger],
+    ) -> None:
+        """The same at a position of the object ``name``, for protocols that order by object. Raises `Violation`."""
+
+    def answered(
+        self,
+        replica: ReplicaId,
+        command: Command,
+        configuration: Configuration,
+        ledgers: Mapping[ReplicaId, Ledger],
+    ) -> None:
+        """A replica of a register protocol answers a command. Raises `Violation`."""
+
 
 class MultiPaxosWitness(Witness):
     """Of MultiPaxos and its variants: ballots are used once, promises kept, and decisions lie on a quorum's disks."""

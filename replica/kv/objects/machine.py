@@ -110,7 +110,10 @@ class ObjectMachine:
         self._objects: dict[str, Positions] = {}
         self._advanced: dict[str, None] = {}
         self.newest_session = 0
-        """The highest session id seen in a command. Not part of the replicated state: what it sees differs."""
+        """The highest session id seen in a command or a refusal: what is minted here has to lie above it.
+
+        Not part of the replicated state, since what it sees differs.
+        """
         data = self.store.get(META, _META_KEY)
         try:
             if data is not None:
@@ -173,8 +176,11 @@ class ObjectMachine:
         if self.holds(name, position):
             return []
         outcomes = [execute(self, command, self.abilities, sessions_max=self._sessions_max) for command in commands]
-        for command in commands:
+        for command, outcome in zip(commands, outcomes, strict=True):
             self.newest_session = max(self.newest_session, command.session)
+            for result in outcome.results():
+                if isinstance(result, Failed) and result.code == Failure.SESSION_UNKNOWN:
+                    self.newest_session = max(self.newest_session, result.detail)
         self._positions_of(name).add(position)
         if self._cached_bytes > CACHED_BYTES_MAX:
             self._flush()
