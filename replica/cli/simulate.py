@@ -14,9 +14,9 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from replica.simulation import Plan, Report
+    from replica.simulation import Plan, Report, SimulationFailure
 
-FAULT_PROFILES: Final = ("all", "crashes", "network", "none")
+FAULT_PROFILES: Final = ("all", "recoverable", "crashes", "network", "none")
 
 COVERAGE_RUNS: Final = 200
 """From so many runs on, something that never happened fails the command."""
@@ -249,7 +249,7 @@ def _replay(
     except SimulationFailure as failure:
         for line in failure.trace:
             click.echo(line)
-        click.echo(str(failure), err=True)
+        click.echo(_told(failure, find_protocol(protocol).name, protocol), err=True)
         sys.exit(1)
     for line in report.trace:
         click.echo(line)
@@ -283,5 +283,10 @@ def _one(task: tuple[tuple[Any, ...], int]) -> tuple[int, Report | None, str, st
     try:
         report = run(seed, find_protocol(protocol), replicas, faults, operations=operations, options=options)
     except SimulationFailure as failure:
-        return seed, None, failure.check, str(failure)
+        return seed, None, failure.check, _told(failure, find_protocol(protocol).name, protocol)
     return seed, report, "", ""
+
+
+def _told(failure: SimulationFailure, name: str, protocol: str) -> str:
+    """The failure, with the protocol in its replay as the user has named it."""
+    return str(failure).replace(f"--protocol {name} ", f"--protocol {protocol} ")

@@ -153,6 +153,8 @@ PROFILES: Final = {
     "crashes": FaultProfile(
         network=False, partitions=False, losses=False, clocks=False, changes=False, endurance=False
     ),
+    # Everything but lost disks and lasting partitions, which a protocol with one fixed leader cannot outlive.
+    "recoverable": FaultProfile(losses=False, endurance=False),
     "all": FaultProfile(),
 }
 

@@ -19,7 +19,7 @@ import msgspec
 from replica.consensus.interface import Options, ProtocolSpec
 from replica.simulation.plan import FaultProfile
 from replica.simulation.runner import SimulationFailure, run
-from replica.simulation.witness import Controls
+from replica.simulation.witness import Controls, Witness
 
 SEEDS_MAX: Final = 2000
 """Seeds within which every specimen has to be found."""
@@ -48,6 +48,8 @@ class Specimen(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 3
     profile: str | FaultProfile = "all"
     operations: int = 500
+    witness: Callable[[], Witness] | None = None
+    """Makes the witness of a run; by default the one that is known for the protocol's name."""
     options: Options = {}
     rare: bool = False
     """Found within `SEEDS_MAX` seeds, but not quickly (never within `QUICK_SEEDS_MAX`, or only after some dozens): left
@@ -137,6 +139,7 @@ def _failure(specimen: Specimen, seed: int, spec: ProtocolSpec, controls: Contro
             operations=specimen.operations,
             options=specimen.options,
             controls=controls,
+            witness=None if specimen.witness is None else specimen.witness(),
         )
     except SimulationFailure as failure:
         return failure

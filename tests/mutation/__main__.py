@@ -102,7 +102,7 @@ def try_to_kill(mutant: Mutant, tree: Path, before: Sequence[str]) -> Fate:
     original = target.read_text()
     for compiled in (target.parent / "__pycache__").glob(f"{target.stem}.*.pyc"):
         compiled.unlink()
-    target.write_text(mutant.source(ROOT))
+    target.write_text(mutant.source(tree))
     try:
         return Fate(mutant, killer_of(tree, before), time.perf_counter() - began)
     finally:
@@ -118,11 +118,12 @@ def explained() -> str:
 @click.option("--mutants", type=click.IntRange(1), default=240, show_default=True, help="How many are drawn.")
 @click.option("--seed", type=int, default=1, show_default=True, help="What draws them.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Mutants tried at a time.")
+@click.option("--skip", type=click.IntRange(0), default=0, help="How many of those drawn to pass over.")
 @click.option("--only", default="", help="Only mutants whose names contain this.")
 @click.option("--before", default="", metavar="COMMAND", help="What each suite is run under, such as 'nice -n 10'.")
-def main(mutants: int, seed: int, jobs: int, only: str, before: str) -> None:
+def main(*, mutants: int, seed: int, jobs: int, skip: int, only: str, before: str) -> None:
     """Mutate guards and comparisons of MultiPaxos and of the quorum systems, and see who notices."""
-    drawn = [mutant for mutant in draw_mutants(ROOT, seed, mutants) if only in mutant.name]
+    drawn = [mutant for mutant in draw_mutants(ROOT, seed, mutants)[skip:] if only in mutant.name]
     click.echo(f"{len(drawn)} of {len(all_places(ROOT))} mutants, drawn by seed {seed}", err=True)
     fates: list[Fate] = []
     with tempfile.TemporaryDirectory(prefix="synod-mutants-") as folder:

@@ -1,172 +1,156 @@
-"""A small protocol for trying the world itself: one fixed primary, and followers that store what it sends.
+"""One fixed primary: the worked example of the guide in ``replica/simulation/README.md``, which shows all of it.
 
 The member with the lowest id is the primary for ever, so there is nothing to elect and nothing to recover but the log.
 A value is decided once a majority, the primary included, has it durably. Nothing is ever truncated or reconfigured.
-
-Each of the ``bug_`` options breaks one rule, for checks that must notice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from replica.consensus.interface import (
-    Capabilities,
-    Command,
-    Configuration,
-    Context,
-    Deliver,
-    Effects,
-    Event,
-    GrantRead,
-    Message,
-    Persist,
-    Persisted,
-    Proposed,
-    Protocol,
-    ProtocolSpec,
-    Put,
-    ReadRequested,
-    Reason,
-    Received,
-    Record,
-    Reject,
-    RejectRead,
-    Send,
-    Status,
-    TimerFired,
-)
-
-TICK = "tick"
-LOG = "log"
+from replica.consensus import interface as api
 
 
-class Append(Message, frozen=True, tag=1):
+class Append(api.Message, frozen=True, tag=1):
+    """The primary's value for a position, and how far the log is decided."""
+
     position: int
-    commands: tuple[Command, ...]
+    commands: tuple[api.Command, ...]
     committed: int
 
 
-class Appended(Message, frozen=True, tag=2):
+class Appended(api.Message, frozen=True, tag=2):
+    """The sender has that position durably."""
+
     position: int
 
 
-class Entry(Record, frozen=True, tag=1):
-    commands: tuple[Command, ...]
+class Entry(api.Record, frozen=True, tag=1):
+    """What is on disk under a position."""
+
+    commands: tuple[api.Command, ...]
 
 
 class PrimaryOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Durations in seconds."""
+
     election_timeout_s: float = 0.5
+    """Nobody is elected here; five times what the primary waits before it repeats itself."""
     resend_max: int = 64
-    bug_reuses_positions: bool = False
-    bug_votes_unsynced: bool = False
+    """Positions that are repeated to one follower at a time."""
+
+
+LOG = "log"
 
 
 def key_of(position: int) -> bytes:
+    """Keys sort as positions do."""
     return b"%010d" % position
 
 
-class Primary(Protocol):
-    def __init__(self, context: Context, options: PrimaryOptions) -> None:
-        self.me = context.replica
-        self.peers = tuple(each for each in context.configuration.replicas if each != self.me)
-        self.primary = context.configuration.replicas[0]
-        self.majority = len(context.configuration.replicas) // 2 + 1
-        self.options = options
-        self.stable = context.stable
-        assert isinstance(context.applied, int)
-        self.delivered = context.applied
-        self.committed = context.applied
-        self.log: dict[int, tuple[Command, ...]] = {}
-        self.votes: dict[int, set[int]] = {}
-        self.tickets: dict[int, tuple[int, int]] = {}
-        self.next_ticket = 1
-        self.reads: list[int] = []
+class Primary(api.Protocol):
+    """One replica."""
 
-    def start(self, now: float) -> Effects:
-        effects = Effects()
+    def __init__(self, context: api.Context, options: PrimaryOptions, bugs: frozenset[str] = frozenset()) -> None:
+        assert isinstance(context.applied, int)
+        self.me = context.replica
+        self.primary = min(context.configuration.replicas)
+        self.peers = tuple(each for each in context.configuration.replicas if each != self.me)
+        self.majority = len(context.configuration.replicas) // 2 + 1
+        self.stable = context.stable
+        self.options = options
+        self.bugs = bugs
+        self.delivered = self.committed = context.applied
+        self.log: dict[int, tuple[api.Command, ...]] = {}
+        self.votes: dict[int, set[int]] = {}
+        """By position, who has it durably: a set, or an answer that arrives twice would count for two."""
+        self.tickets: dict[int, int] = {}
+        """The position that a ticket of ours writes."""
+        self.next_ticket = 1
+
+    def start(self, now: float) -> api.Effects:
+        effects = api.Effects()
         for key, record in self.stable.scan(LOG, b"", b"\xff"):
             assert isinstance(record, Entry)
             self.log[int(key)] = record.commands
-        for position in self.log:
-            self.votes[position] = {self.me}
-        effects.timers[TICK] = now + self.options.election_timeout_s / 5
+            self.votes[int(key)] = {self.me}
+        effects.timers["tick"] = now + self.options.election_timeout_s / 5
         self.settle(effects)
         return effects
 
-    def step(self, now: float, events: Sequence[Event]) -> Effects:
-        effects = Effects()
+    def step(self, now: float, events: Sequence[api.Event]) -> api.Effects:
+        effects = api.Effects()
         for event in events:
             match event:
-                case Proposed(commands):
-                    if self.me == self.primary:
-                        self.append(max(self.log, default=0) + 1, commands, self.me, effects)
-                    else:
-                        effects.rejections.extend(
-                            Reject(command, Reason.NOT_LEADER, True, self.primary) for command in commands
-                        )
-                case ReadRequested(token):
-                    if self.me == self.primary:
-                        # Nobody else can decide anything, so the primary's own log is up to date.
-                        effects.reads.append(GrantRead(token, max(self.log, default=0)))
-                    else:
-                        effects.refused_reads.append(RejectRead(token, Reason.NOT_LEADER, True, self.primary))
-                case Received(sender, Append(position, commands, committed)):
+                case api.Proposed(commands) if self.me == self.primary:
+                    self.append(max(self.log, default=0) + 1, commands, self.me, effects)
+                case api.Proposed(commands):
+                    effects.rejections += [
+                        api.Reject(command, api.Reason.NOT_LEADER, definite=True, hint=self.primary)
+                        for command in commands
+                    ]
+                case api.ReadRequested(token) if self.me == self.primary:
+                    # Nobody else decides anything, so whatever was decided is in the primary's own log.
+                    effects.reads.append(api.GrantRead(token, max(self.log, default=0)))
+                case api.ReadRequested(token):
+                    effects.refused_reads.append(api.RejectRead(token, api.Reason.NOT_LEADER, hint=self.primary))
+                case api.Received(sender, Append(position, commands, committed)):
                     if position and position not in self.log:
                         self.append(position, commands, sender, effects)
                     elif position:
-                        effects.sends.append(Send((sender,), Appended(position), self.next_ticket - 1))
+                        # It may be known and not durable yet: the answer waits for whatever has been written.
+                        effects.sends.append(api.Send((sender,), Appended(position), after=self.next_ticket - 1))
                     self.committed = max(self.committed, committed)
-                case Received(sender, Appended(position)):
+                case api.Received(sender, Appended(position)):
                     self.votes.setdefault(position, set()).add(sender)
-                case Persisted(ticket):
-                    position, sender = self.tickets.pop(ticket)
-                    self.votes.setdefault(position, set()).add(self.me)
-                case TimerFired():
-                    effects.timers[TICK] = now + self.options.election_timeout_s / 5
-                    if self.me == self.primary and self.peers:
+                case api.Persisted(ticket):
+                    self.votes.setdefault(self.tickets.pop(ticket), set()).add(self.me)
+                case api.TimerFired():
+                    effects.timers["tick"] = now + self.options.election_timeout_s / 5
+                    if self.me == self.primary:
                         self.send_again(effects)
                 case _:
                     pass
         self.settle(effects)
         return effects
 
-    def append(self, position: int, commands: tuple[Command, ...], sender: int, effects: Effects) -> None:
+    def append(self, position: int, commands: tuple[api.Command, ...], sender: int, effects: api.Effects) -> None:
+        """Write a position down, and say so once that is durable."""
         self.log[position] = commands
         ticket = self.next_ticket
         self.next_ticket += 1
-        self.tickets[ticket] = (position, sender)
-        effects.persists.append(Persist(ticket, (Put(LOG, key_of(position), Entry(commands)),)))
-        if sender == self.me:
-            if self.peers:
-                # A position must not leave before it is durable, or a crash would let it be used twice.
-                after = 0 if self.options.bug_reuses_positions else ticket
-                effects.sends.append(Send(self.peers, Append(position, commands, self.committed), after))
-        else:
-            after = 0 if self.options.bug_votes_unsynced else ticket
-            effects.sends.append(Send((sender,), Appended(position), after))
+        self.tickets[ticket] = position
+        effects.persists.append(api.Persist(ticket, (api.Put(LOG, key_of(position), Entry(commands)),)))
+        if sender != self.me:
+            after = api.NO_TICKET if "vote counted before its sync" in self.bugs else ticket
+            effects.sends.append(api.Send((sender,), Appended(position), after))
+        elif self.peers:
+            # Were it to leave at once, a crash could make the primary use the position for something else.
+            after = api.NO_TICKET if "position used twice" in self.bugs else ticket
+            effects.sends.append(api.Send(self.peers, Append(position, commands, self.committed), after))
 
-    def send_again(self, effects: Effects) -> None:
+    def send_again(self, effects: api.Effects) -> None:
+        """Repeat to each follower what it has not confirmed, and how far the log is decided."""
         for peer in self.peers:
-            missing = [p for p, votes in self.votes.items() if self.me in votes and peer not in votes]
-            missing = missing[: self.options.resend_max]
-            for position in missing:
-                effects.sends.append(Send((peer,), Append(position, self.log[position], self.committed)))
-            effects.sends.append(Send((peer,), Append(0, (), self.committed)))
+            missing = [position for position, votes in self.votes.items() if self.me in votes and peer not in votes]
+            for position in missing[: self.options.resend_max]:
+                effects.sends.append(api.Send((peer,), Append(position, self.log[position], self.committed)))
+            effects.sends.append(api.Send((peer,), Append(0, (), self.committed)))
 
-    def settle(self, effects: Effects) -> None:
+    def settle(self, effects: api.Effects) -> None:
+        """What follows from the events of a turn: decide, then deliver in order and without gaps."""
         if self.me == self.primary:
             while len(self.votes.get(self.committed + 1, ())) >= self.majority:
                 self.committed += 1
         while self.delivered < self.committed and self.delivered + 1 in self.log:
             self.delivered += 1
-            effects.deliveries.append(Deliver(self.delivered, self.log[self.delivered]))
+            effects.deliveries.append(api.Deliver(self.delivered, self.log[self.delivered]))
 
-    def status(self) -> Status:
+    def status(self) -> api.Status:
         leads = self.me == self.primary
-        return Status(
+        return api.Status(
             role="primary" if leads else "follower",
             leader=self.primary,
             ballot="",
@@ -176,17 +160,18 @@ class Primary(Protocol):
         )
 
     def check(self) -> None:
-        assert self.delivered <= self.committed
+        assert self.delivered <= self.committed, "something was delivered that was not decided"
 
 
-def validate(configuration: Configuration, options: PrimaryOptions) -> None:
-    pass
+def validate(configuration: api.Configuration, options: PrimaryOptions) -> None:
+    if options.election_timeout_s <= 0:
+        raise api.ConfigurationError("protocol.options.election_timeout_s: must be above 0")
 
 
-PROTOCOL = ProtocolSpec(
+PROTOCOL = api.ProtocolSpec(
     name="primary",
     summary="one fixed primary",
-    capabilities=Capabilities(
+    capabilities=api.Capabilities(
         total_order=True,
         transactions=True,
         compare_and_set=True,
@@ -202,3 +187,12 @@ PROTOCOL = ProtocolSpec(
     create=Primary,
     validate=validate,
 )
+
+
+def planted(bug: str) -> api.ProtocolSpec:
+    """The protocol with a mistake in it: for tests, and in no registry."""
+
+    def create(context: api.Context, options: Any) -> api.Protocol:
+        return Primary(context, options, frozenset({bug}))
+
+    return replace(PROTOCOL, create=create)

@@ -9,22 +9,21 @@ from typing import Any
 
 import pytest
 
-from replica.consensus.interface import Options
-from replica.simulation import Controls, FaultProfile, SimulationFailure, plan_of, run
+from replica.consensus.interface import ProtocolSpec
+from replica.simulation import Controls, SimulationFailure, plan_of, run
 from replica.verification.history import Header, Recorder
-from tests.simulation.primary import PROTOCOL
+from tests.simulation.primary import PROTOCOL, planted
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RECOVERABLE = FaultProfile(losses=False, endurance=False)
-"""Everything but the loss of a disk, which a protocol with one fixed primary cannot outlive."""
+RECOVERABLE = "recoverable"
 
 
-def first_failure(seeds: Iterable[int], **how: Any) -> SimulationFailure | None:
+def first_failure(seeds: Iterable[int], spec: ProtocolSpec = PROTOCOL, **how: Any) -> SimulationFailure | None:
     """The failure of the first seed that has one, or None."""
     for seed in seeds:
         try:
-            run(seed, PROTOCOL, 3, RECOVERABLE, operations=150, **how)
+            run(seed, spec, 3, RECOVERABLE, operations=150, **how)
         except SimulationFailure as failure:
             return failure
     return None
@@ -47,8 +46,8 @@ def test_a_readable_trace_does_not_change_the_run():
 def test_the_same_seed_is_the_same_run_under_another_hash_seed():
     program = (
         "from tests.simulation.primary import PROTOCOL\n"
-        "from replica.simulation import FaultProfile, run\n"
-        "print(run(11, PROTOCOL, 5, FaultProfile(losses=False, endurance=False), operations=150).digest)"
+        "from replica.simulation import run\n"
+        "print(run(11, PROTOCOL, 5, 'recoverable', operations=150).digest)"
     )
     digests = {
         subprocess.run(
@@ -100,24 +99,24 @@ def test_a_disk_that_reports_before_it_has_synced_is_noticed():
 @pytest.mark.parametrize(
     ("bug", "checks"),
     [
-        ("bug_reuses_positions", {"one value per slot"}),
-        ("bug_votes_unsynced", {"prefixes", "one value per slot", "liveness"}),
+        ("position used twice", {"one value per slot"}),
+        ("vote counted before its sync", {"prefixes", "one value per slot", "liveness"}),
     ],
 )
 def test_a_planted_bug_is_noticed(bug, checks):
-    failure = first_failure(range(200), options={bug: True})
+    failure = first_failure(range(200), planted(bug))
     assert failure is not None
     assert failure.check in checks
 
 
 def test_a_failure_names_its_seed_and_how_to_replay_it():
-    bug: Options = {"bug_reuses_positions": True}
-    failure = first_failure(range(200), options=bug)
+    broken = planted("position used twice")
+    failure = first_failure(range(200), broken)
     assert failure is not None
     assert f"seed {failure.seed}:" in str(failure)
     assert f"--replay {failure.seed}" in failure.replay
     with pytest.raises(SimulationFailure) as again:
-        run(failure.seed, PROTOCOL, 3, RECOVERABLE, options=bug, operations=150)
+        run(failure.seed, broken, 3, RECOVERABLE, operations=150)
     assert str(again.value) == str(failure)
 
 
