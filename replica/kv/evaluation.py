@@ -94,6 +94,7 @@ class Evaluation:
 
     def run(self, operation: Simple | Transaction | Compact | LeaseOperation) -> AnyResult:
         """Evaluate and carry out; a refusal is a result, too."""
+        self._history.settle()
         try:
             if isinstance(operation, Transaction):
                 result: AnyResult = self._transaction(operation)

@@ -7,6 +7,9 @@ the list that is kept of its key, and the key to the pending changes. When someb
 much is pending, or when the transaction is committed, each key's pending versions go to the store together, as one
 record: a key that is overwritten a hundred times between two commits costs one insertion, not a hundred.
 
+A plain put, which nearly every write is, can be answered before any of that: its answer is its revision. So it is only
+taken on, and `settle` makes the versions afterwards, when the answers are on their way, or as soon as somebody looks.
+
 The lists are a cache, too: the last version in a key's list is its newest, so that a put to a key seen lately touches
 the store not at all. What stands behind the first one in a list is pending.
 
@@ -57,6 +60,9 @@ CACHED_KEYS_MAX: Final = 1 << 16
 CACHED_VALUE_BYTES_MAX: Final = 1024
 """Larger values are not kept in the cache, only what is known about them."""
 
+TAKEN_ON_PUTS_MAX: Final = 4096
+"""Puts whose versions may wait to be made."""
+
 PENDING_KEYS_MAX: Final = 4096
 """Keys whose versions may wait to be written to the store: what one flush costs hangs on them."""
 
@@ -84,6 +90,7 @@ Cached: TypeAlias = tuple[int, int, int, int, bytes | None]
 Draft: TypeAlias = Mapping[bytes, KeyValue | None]
 """Writes that are to share one revision, by key; None deletes."""
 
+_SYSTEM_END: Final = prefix_end(SYSTEM_PREFIX)
 _HIDDEN: Final = escape(SYSTEM_PREFIX)
 _HIDDEN_END: Final = escape(prefix_end(SYSTEM_PREFIX))
 
@@ -110,6 +117,9 @@ class History:
         self._cache: dict[bytes, list[Cached]] = {}
         # Keys with pending versions, and their lists; a key's is longer than one exactly if it stands here.
         self._pending: list[tuple[bytes, list[Cached]]] = []
+        # Puts that have got their revisions, the first of which stands before them, and not yet their versions.
+        self._taken_on: list[tuple[int, Sequence[Put]]] = []
+        self._taken_on_puts = 0
         self._bytes = 0
         self._batches: list[tuple[bytes, bytes]] = []
         self._changed: list[bytes] = []
@@ -119,47 +129,72 @@ class History:
     # ------------------------------------------------------------------------------------------------------- writing
 
     def put_plain(self, operations: Sequence[AnyOperation], start: int) -> int:
-        """Execute the plain puts at the front of ``operations[start:]``; returns where they end.
+        """Take on the plain puts at the front of ``operations[start:]``; returns where they end.
 
-        Plain is what has no condition, asks for nothing and has nothing to do with leases, neither before nor after.
-        Each takes one revision. This is the loop that the speed of the whole store hangs on: it trades repetition for
-        function calls.
+        Plain is what has no condition, asks for nothing, brings no lease and is no key of the system. Each takes one
+        revision, and that is its answer; the versions are made by `settle`.
         """
-        keys = self._changed
-        append_key = keys.append
-        append_pending = self._pending.append
-        lookup = self._cache.get
-        revision = self.revision
-        if not keys:
-            self._first = revision + 1
         done = start
         for operation in islice(operations, start, None) if start else operations:
             if type(operation) is not Put or operation.if_revision is not None or operation.previous or operation.lease:
                 break
             key = operation.key
+            if key < _SYSTEM_END and key.startswith(SYSTEM_PREFIX):
+                break
+            done += 1
+        count = done - start
+        if count:
+            puts = operations if count == len(operations) else operations[start:done]
+            self._taken_on.append((self.revision + 1, cast("Sequence[Put]", puts)))
+            self._taken_on_puts += count
+            self.revision += count
+            if self._taken_on_puts > TAKEN_ON_PUTS_MAX:
+                self.settle()
+        return done
+
+    @property
+    def settled(self) -> bool:
+        """Have all versions been made?"""
+        return not self._taken_on
+
+    def settle(self) -> None:
+        """Make the versions of the puts that were taken on. Whatever looks at keys or leases calls it first."""
+        if self._taken_on:
+            taken_on, self._taken_on, self._taken_on_puts = self._taken_on, [], 0
+            for first, puts in taken_on:
+                self._make_versions(first, puts)
+
+    def _make_versions(self, revision: int, puts: Sequence[Put]) -> None:
+        """``puts`` take effect at consecutive revisions from ``revision`` on.
+
+        This is the loop that the speed of the whole store hangs on: it trades repetition for function calls.
+        """
+        keys = self._changed
+        append_key = keys.append
+        append_pending = self._pending.append
+        lookup = self._cache.get
+        if not keys:
+            self._first = revision
+        for put in puts:
+            key = put.key
             versions = lookup(key)
             if versions is None:
-                if key.startswith(SYSTEM_PREFIX):
-                    break
-                self.revision = revision
                 versions = self._load(key)
                 if not keys:
-                    self._first = revision + 1
+                    self._first = revision
             _, create, version, leased, _ = versions[-1]
             if leased:
-                break
+                self.leases.move(key, leased, 0)
             if len(versions) == 1:
                 append_pending((key, versions))
-            revision += 1
             # A deleted key, like an absent one, has create revision and version 0.
-            versions.append((revision, create or revision, version + 1, 0, operation.value))
+            versions.append((revision, create or revision, version + 1, 0, put.value))
             append_key(key)
-            done += 1
-        self.revision = revision
-        return done
+            revision += 1
 
     def write(self, draft: Draft) -> None:
         """Carry out a draft that is not empty at the next revision; keys in it carry that revision already."""
+        self.settle()
         revision = self.revision + 1
         shared = len(draft) != 1
         lists = [self._entry(key) for key in draft]  # first of all: loading a key may flush what is pending
@@ -200,6 +235,7 @@ class History:
 
     def flush(self) -> None:
         """Hand everything pending to the store."""
+        self.settle()
         pending = self._pending
         if not pending:
             return
@@ -303,6 +339,7 @@ class History:
                     yield revision, key
 
     def _entry(self, key: bytes) -> list[Cached]:
+        self.settle()
         return self._cache.get(key) or self._load(key)
 
     def _load(self, key: bytes) -> list[Cached]:

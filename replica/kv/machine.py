@@ -149,6 +149,17 @@ class StateMachine:
         self.applied = position
         return outcomes
 
+    @property
+    def settled(self) -> bool:
+        """Is there nothing left for `settle` to do?"""
+        return self.history.settled
+
+    def settle(self) -> None:
+        """Do what applying has put off because no answer needs it. Whoever has sent the answers calls this; what needs
+        it done before, does it.
+        """
+        self.history.settle()
+
     def advance(self, position: int) -> None:
         """``position`` was decided and holds nothing to apply (the seal of an epoch). No gaps here either."""
         self.apply(position, ())

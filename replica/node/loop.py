@@ -10,7 +10,8 @@ and flush it: they are in the sockets before the disk is touched, so that leader
 same time. 4. Commit the turn's group: inline, as the next callback of the event loop, or on the writer
 thread, while turns go on. 5. When the group is durable: `Coordinator.durable`, which releases the messages
 that waited and may ask for more. 6. Apply what was decided, hand each session its results, answer the reads
-whose frontier has been reached.
+whose frontier has been reached. 7. When the answers are in the sockets, settle: do what applying has put off because no
+answer needed it.
 
 Where somebody attached here waits for the results, step 6 comes before step 4: the client works on while
 the disk does. On a replica that only votes, the vote comes first.
@@ -64,6 +65,11 @@ turns.
 
 TURN_OPERATIONS_MIN: Final = 256
 """A turn may always propose as many operations, however slow the machine."""
+
+TIMER_GRAIN_S: Final = 0.0005
+"""uvloop counts in whole milliseconds, rounded. With so much more a timer is never called before it is due: the loop
+would ask for the rest of the time, be given none, and come round without a pause until it is over.
+"""
 
 FLUSH_PASSES_MAX: Final = 3
 """An inline commit waits at most so many passes of the event loop for the transport: a slow peer delays
@@ -158,6 +164,7 @@ class Loop:
         self._outcomes: deque[Turn] = deque()
         self._outcome_due = False
         self._outcome_scheduled = False
+        self._settling = False
         self._groups: list[tuple[int, Sequence[Write]]] = []
         self._extra: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
         self._passes = 0
@@ -527,6 +534,10 @@ class Loop:
             stages.answered(began, perf_counter())
         if self._watchers:
             self._look()
+        if not (self._settling or self.machine.settled):
+            # Behind the tasks that have just been woken to send the answers.
+            self._settling = True
+            self._events.call_soon(self._guarded_settle)
         if applied:
             self._metrics.operations_applied += applied
             self._metrics.applied_per_turn.observe(applied)
@@ -534,6 +545,10 @@ class Loop:
                 self.on_leases()
             self.on_applied(applied)
         self._settled()
+
+    def _guarded_settle(self) -> None:
+        self._settling = False
+        self._guard(self.machine.settle)
 
     def _apply(self, deliveries: list[Deliver]) -> int:
         apply = self.machine.apply
@@ -614,7 +629,8 @@ class Loop:
                 return
             self._timer.cancel()
         self._timer_at = deadline
-        self._timer = self._events.call_later(max(0.0, deadline - self._clock()), self._timer_due)
+        remaining = deadline - self._clock()
+        self._timer = self._events.call_later(remaining + TIMER_GRAIN_S if remaining > 0 else 0, self._timer_due)
 
     def _timer_due(self) -> None:
         self._timer = None

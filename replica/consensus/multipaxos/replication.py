@@ -224,6 +224,10 @@ class Replication:
         core, first, count = self._core, self._run_first, len(self._run)
         core.broadcast(Accept(core.ballot, first, tuple(self._run), self._log.decided))
         self._commit_sent = max(self._commit_sent, self._log.decided)
+        if self._commit_armed:
+            # The accepts have carried the news.
+            self._commit_armed = False
+            core.timer(COMMIT_TIMER, None)
         if core.voting:
             self._own_votes.append((core.written, core.ballot, first, count))
         self._run = []

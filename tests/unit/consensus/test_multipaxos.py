@@ -11,6 +11,7 @@ from replica.consensus.interface import (
     Configuration,
     CorruptRecord,
     Member,
+    Message,
     PeerReset,
     Proposed,
     ReadRequested,
@@ -133,6 +134,29 @@ def test_a_follower_delivers_what_its_own_disk_has_and_nothing_else():
     assert story[2].log == []
     story[2].sync()
     assert story[2].log == [b"a"]
+
+
+def test_an_accept_carries_the_news_of_a_decision_and_spares_it_the_journey():
+    story = Story(3)
+    story.elect(1)
+    commits: list[int] = []
+
+    def lose(_sender: int, _to: int, message: Message) -> bool:
+        if isinstance(message, Commit):
+            commits.append(message.commit)
+        return isinstance(message, Heartbeat)
+
+    story.lose = lose
+    delay = story[1].inner._core.options.commit_delay_s
+    for _ in range(5):
+        story[1].propose(b"a")
+        story.settle()
+        story.wait(0.8 * delay)
+    assert story[2].log == [b"a"] * 4
+    assert commits == []
+    story.wait(delay)
+    assert story[2].log == [b"a"] * 5
+    assert commits
 
 
 def test_the_news_of_a_decision_travels_by_itself_when_nothing_follows():

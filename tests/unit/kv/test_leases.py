@@ -165,3 +165,11 @@ def test_puts_that_have_nothing_to_do_with_leases_stay_plain(replica):
     replica.do(GrantLease(1), Put(b"leased", b"", 1))
     assert replica.do(Put(b"a", b""), Put(b"leased", b""), Put(b"b", b"")) == [Written(2), Written(3), Written(4)]
     assert replica.one(DescribeLease(1)).count == 0
+
+
+def test_a_put_that_was_answered_has_left_its_lease_for_whoever_looks(replica):
+    replica.do(GrantLease(1), Put(b"leased", b"", 1))
+    replica.run(0, 1, Put(b"leased", b"free"))
+    assert not replica.machine.settled
+    replica.do(RevokeLease(1))
+    assert replica.one(Get(b"leased")).item.value == b"free"

@@ -31,6 +31,7 @@ def without_messages(result: AnyResult) -> AnyResult:
 TINY = {
     "CACHED_KEYS_MAX": 2,
     "CACHED_VALUE_BYTES_MAX": 4,
+    "TAKEN_ON_PUTS_MAX": 2,
     "PENDING_KEYS_MAX": 1,
     "RECORD_BYTES_MAX": 16,
     "BATCH_KEYS_MAX": 2,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from replica.kv import evaluation
+from replica.kv import evaluation, history
 from replica.kv.operations import (
     SYSTEM_PREFIX,
     VALUE_BYTES_MAX,
@@ -218,3 +218,30 @@ def test_the_answers_to_one_batch_of_reads_are_bounded_together(replica):
     replica.do(Put(b"a", value))
     answers = replica.machine.query([Get(b"a")] * 5)
     assert codes(answers) == ["ok", "ok", "ok", Failure.CROWDED, Failure.CROWDED]
+
+
+def test_plain_puts_are_answered_before_their_versions_are_made_and_seen_by_whoever_looks(replica):
+    machine = replica.machine
+    assert replica.do(Put(b"a", b"1"), Put(b"a", b"2")) == [Written(1), Written(2)]
+    assert not machine.settled
+    assert machine.revision == 2
+    machine.settle()
+    assert machine.settled
+    replica.do(Put(b"a", b"3"))
+    assert replica.one(Get(b"a")).item.value == b"3"
+    replica.do(Put(b"a", b"4"))
+    before = machine.digest()
+    assert before.revision == 4
+    machine.settle()
+    assert machine.digest() == before
+    replica.do(Put(b"a", b"5"))
+    replica.restart()
+    assert replica.one(Get(b"a")).item == KeyValue(b"a", b"5", 1, 5, 5)
+
+
+def test_only_so_many_puts_wait_for_their_versions(replica, monkeypatch):
+    monkeypatch.setattr(history, "TAKEN_ON_PUTS_MAX", 2)
+    replica.do(Put(b"a", b""), Put(b"b", b""))
+    assert not replica.machine.settled
+    replica.do(Put(b"c", b""))
+    assert replica.machine.settled

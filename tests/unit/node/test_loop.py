@@ -497,3 +497,47 @@ async def test_a_vote_leaves_before_the_own_state_is_brought_up_but_a_client_tha
     await passes()
     bench.complete()
     assert bench.account[-1] == "applied"
+
+
+async def test_what_no_answer_needs_is_done_when_the_answers_are_on_their_way():
+    bench = Bench()
+    attachment = bench.sessions.attach()
+    bench.sessions.receive(attachment, wire.ClientFrame(hello=wire.Hello(wire_version=1, session=1)))
+    await attachment.next_frame()
+
+    async def answered() -> bool:
+        frame = await attachment.next_frame()
+        assert frame is not None
+        assert len(frame.results) == 1
+        return bench.machine.settled
+
+    opening = runs.encode_operations([kv.OpenSession(b"n")])
+    bench.loop.propose_detached(opening, 1, lambda _outcome: None, system=True)
+    await passes()
+    answer = asyncio.ensure_future(answered())
+    run = wire.Run(first_sequence=1, count=1, operations=runs.encode_operations([kv.Put(b"key", b"value")]))
+    bench.sessions.receive(attachment, wire.ClientFrame(runs=[run]))
+    assert not await asyncio.wait_for(answer, 10)
+    await passes()
+    assert bench.machine.settled
+
+
+@pytest.mark.parametrize("remaining", [0.0001, 0.0004, 0.0016, 0.01])
+async def test_no_timer_is_called_before_it_is_due(remaining):
+    bench = Bench()
+    asked: list[float] = []
+
+    def call_later(delay: float, _callback: Callable[[], None]) -> asyncio.TimerHandle:
+        asked.append(round(delay * 1000) / 1000)  # as uvloop counts
+        return asyncio.get_running_loop().call_later(3600, lambda: None)
+
+    def arm(_event: Received, effects: Effects) -> None:
+        effects.timers["alarm"] = bench.now + remaining
+
+    bench.protocol.on[Received] = arm
+    bench.loop._events = type("Events", (), {"call_later": staticmethod(call_later)})()
+    bench.loop._received.append((2, [Say("set the alarm")]))
+    bench.loop._guarded_turn()
+    assert asked
+    assert asked[-1] >= remaining
+    bench.loop.halt()
