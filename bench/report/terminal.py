@@ -1,0 +1,132 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.report.compare import Comparison
+from bench.report.data import ExperimentView, Mark, PointView, experiments_of
+from bench.report.words import interval, number, ratio_text, verdict_short
+from bench.results import Estimate, Folder
+
+__all__ = ["comparison_table", "print_comparison", "print_tables", "table"]
+
+WIDTH_ELSEWHERE: Final = 140
+"""Columns where there is no terminal to ask."""
+
+_STYLES: Final[dict[Mark, str]] = {
+    "checked": "green",
+    "violation": "bold red",
+    "unknown": "yellow",
+    "not applicable": "dim",
+    "failed": "bold red",
+}
+
+
+def table(view: ExperimentView) -> Table:
+    """One experiment: a row a point, the verdict beside every figure."""
+    made = Table(title=view.title, title_justify="left", title_style="bold")
+    several = len(view.labels) > 1
+    if view.axis:
+        made.add_column(view.axis_title, justify="right")
+    made.add_column("target")
+    made.add_column("operations/s", justify="right", no_wrap=True)
+    made.add_column("p50 ms", justify="right", no_wrap=True)
+    made.add_column("p99 ms", justify="right", no_wrap=True)
+    if several:
+        made.add_column(f"× {view.baseline}", justify="right")
+    made.add_column("verdict", no_wrap=True)
+    if any(point.flags() for point in view.points):
+        made.add_column("to be known")
+    flagged = len(made.columns) > 5 + several + bool(view.axis)
+    for value in view.values:
+        for label in view.labels:
+            point = view.at(label, value)
+            if point is None:
+                continue
+            cells = [f"{value}"] if view.axis else []
+            cells += [label, interval(point.throughput), _mean(point.p50), _mean(point.p99)]
+            if several:
+                cells.append(ratio_text(view.ratio_to_baseline(point)) if label != view.baseline else "1")
+            made.add_row(*cells, _verdict(point), *([", ".join(point.flags())] if flagged else []))
+        if several:
+            made.add_section()
+    made.caption = "✓ judged linearizable, with the share of the operations that was judged"
+    made.caption_justify = "left"
+    return made
+
+
+def _mean(found: Estimate | None) -> str:
+    return "–" if found is None else number(found.mean)
+
+
+def _verdict(point: PointView) -> Text:
+    return Text(verdict_short(point), style=_STYLES[point.mark])
+
+
+def _console() -> Console:
+    """Standard output; a file or a pipe is as wide as the tables need."""
+    out = Console()
+    return out if out.is_terminal else Console(width=WIDTH_ELSEWHERE)
+
+
+def print_tables(folder: Folder, console: Console | None = None) -> None:
+    """Print what a folder holds, and what it lacks."""
+    out = console or _console()
+    for view in experiments_of(folder):
+        out.print(table(view))
+        for reason in dict.fromkeys(reason for point in view.points for reason in point.reasons):
+            out.print(f"  {reason}", style="red" if any(p.mark in {"violation", "failed"} for p in view.points) else "")
+    for skipped in folder.manifest.skipped:
+        out.print(f"skipped: {skipped.experiment}: {skipped.label}: {skipped.reason}", style="yellow")
+    for problem in folder.problems:
+        out.print(f"problem: {problem}", style="red")
+    if folder.missing:
+        out.print(
+            f"{len(folder.missing)} of {len(folder.manifest.planned)} planned runs are missing: this is what there is",
+            style="yellow",
+        )
+
+
+def comparison_table(comparisons: Sequence[Comparison], first: str, second: str) -> Table:
+    """Ratios of the second over the first."""
+    made = Table(title=f"{second} over {first}", title_justify="left", title_style="bold")
+    made.add_column("experiment")
+    made.add_column("at", justify="right")
+    made.add_column("target")
+    for name in ("operations/s", "p50", "p99"):
+        made.add_column(f"{name} ratio", justify="right")
+    made.add_column("verdict")
+    made.add_column("not comparable because")
+    for each in comparisons:
+        targets = each.first.label
+        if each.second.label != targets:
+            targets = f"{each.second.label} / {targets}"
+        made.add_row(
+            each.experiment,
+            f"{each.value}",
+            targets,
+            ratio_text(each.throughput),
+            ratio_text(each.p50),
+            ratio_text(each.p99),
+            Text(each.verdict, style=_STYLES[_worse(each)]),
+            Text("; ".join(each.differences), style="yellow"),
+        )
+    return made
+
+
+def _worse(each: Comparison) -> Mark:
+    order: list[Mark] = ["violation", "failed", "unknown", "not applicable", "checked"]
+    return min((each.first.mark, each.second.mark), key=order.index)
+
+
+def print_comparison(
+    comparisons: Sequence[Comparison], first: str, second: str, console: Console | None = None
+) -> None:
+    """Print the table."""
+    (console or _console()).print(comparison_table(comparisons, first, second))

@@ -1,0 +1,316 @@
+"""Reports from folders that were made up: what stands in the tables and on the page."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+from rich.console import Console
+
+from bench.report import Prediction, experiments_of, plots, print_tables, write_report
+from bench.report.cli import compare as compare_command
+from bench.report.cli import report as report_command
+from bench.report.compare import Side, compare, incomparable, unpaired_ratio
+from bench.report.style import Palette, rendered
+from bench.report.why import explain
+from bench.report.words import interval, verdict_text
+from bench.results import Estimate, RunVerdict, read_folder
+from tests.unit.bench.folders import (
+    availability,
+    changed,
+    conflict,
+    everything,
+    failed,
+    folder_of,
+    resources,
+    run_result,
+    stages,
+    wide,
+)
+
+
+def pair(**second: Any) -> list:
+    """Two targets at one load, three interleaved repetitions; the second is twice as fast."""
+    return [
+        run_result("load", label, 64, repetition, axis="load.in_flight", throughput=(1 + repetition / 10) * throughput,
+                   **(second if label == "b" else {}))
+        for repetition in range(3)
+        for label, throughput in (("a", 1000.0), ("b", 2000.0))
+    ]  # fmt: skip
+
+
+def views_of(path: Path, runs: list):
+    return experiments_of(read_folder(folder_of(path, runs)))
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+
+
+def test_a_ratio_is_formed_within_each_repetition(tmp_path):
+    [view] = views_of(tmp_path, pair())
+    point = view.at("b", 64)
+    assert point is not None
+    found = view.ratio_to_baseline(point)
+    assert found is not None
+    assert found.low is not None
+    assert found.mean == pytest.approx(2.0)
+    assert found.low == pytest.approx(2.0), "the drift over the repetitions meets both alike"
+
+
+def test_no_ratio_is_claimed_where_the_harness_was_the_limit_or_durability_differs(tmp_path):
+    cases: list[dict[str, Any]] = [{"harness_limited": True}, {"deployment": {"durability": "none"}}]
+    for number, fields in enumerate(cases):
+        [view] = views_of(tmp_path / str(number), pair(**fields))
+        point = view.at("b", 64)
+        assert point is not None
+        assert view.ratio_to_baseline(point) is None
+
+
+def test_a_point_is_as_good_as_its_worst_run(tmp_path):
+    runs = pair()
+    runs[3] = msgspec.structs.replace(runs[3], verdict=RunVerdict(answer="violation", reason="5 was lost"))
+    [view] = views_of(tmp_path, runs)
+    assert [point.mark for point in view.points] == ["checked", "violation"]
+    assert "WRONG" in verdict_text(view.points[1])
+    assert view.points[1].reasons == ["load-b-64-1: 5 was lost"]
+
+
+def test_replicas_that_differ_at_the_end_are_a_violation_whatever_the_clients_saw(tmp_path):
+    verdict = RunVerdict(answer="ok", sampled=1.0, digests="differ", digest_detail="replica 2 stands apart")
+    [view] = views_of(tmp_path, [run_result("x", "a", verdict=verdict)])
+    assert view.points[0].mark == "violation"
+    assert "replica 2 stands apart" in view.points[0].reasons[0]
+
+
+def test_stale_reads_are_not_applicable_and_never_green(tmp_path):
+    verdict = RunVerdict(answer="not applicable", reason="stale reads promise nothing")
+    [view] = views_of(tmp_path, [run_result("x", "a", verdict=verdict, deployment={"consistency": "stale"})])
+    assert verdict_text(view.points[0]) == "– not applicable"
+    assert view.points[0].flags() == ["stale reads"]
+
+
+def test_stages_with_the_way_of_the_client_add_up_to_what_writes_took(tmp_path):
+    [view] = views_of(tmp_path, [run_result("x", "a", mean_ms=2.0, stages=stages(2.0))])
+    found = view.points[0].stages()
+    assert "total" not in found
+    assert sum(found.values()) == pytest.approx(2.0, rel=0.05)
+    assert found["way"] == pytest.approx(0.4, abs=0.1)
+
+
+def test_an_interval_is_written_with_its_mean():
+    assert interval(None) == "–"
+    assert interval(Estimate(mean=12.5, low=None, high=None, count=1)) == "12.5"
+    assert interval(Estimate(mean=12.5, low=12.25, high=12.75, count=3)) == "12.5 ± 0.25"
+    assert interval(Estimate(mean=43_912.4, low=41_000.0, high=46_824.8, count=3)) == "43\u202f912 ± 2\u202f912"
+
+
+# ---------------------------------------------------------------------------------------------------------------- why
+
+
+def test_the_report_says_why_with_figures(tmp_path):
+    runs = [run_result("x", "a", mean_ms=2.0, stages=stages(2.0), resources=resources(0.9))]
+    [view] = views_of(tmp_path, runs)
+    [sentence] = explain(view, cores=2)
+    assert "the sync to disk" in sentence
+    assert "replica 1 uses 1.08 cores" in sentence
+    assert "the machine's 2 cores are used up (1.92)" in sentence
+
+
+def test_nothing_is_said_of_what_was_not_measured(tmp_path):
+    [view] = views_of(tmp_path, [run_result("x", "a")])
+    assert explain(view, cores=2) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- plots
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    runs = [*pair(), *availability()[:1], failed()]
+    return folder_of(tmp_path_factory.mktemp("small"), runs)
+
+
+def texts(picture) -> str:
+    found = [text.get_text() for legend in picture.legends for text in legend.get_texts()]
+    for axes in picture.axes:
+        found += [axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()]
+    return "\n".join(found)
+
+
+def test_predicted_series_are_drawn_beside_what_was_measured(tmp_path):
+    [view] = views_of(tmp_path, conflict())
+    view.predictions = [
+        Prediction(experiment="conflict", label="epaxos", quantity="throughput", x=(0.0, 100.0), y=(26_000.0, 9_000.0))
+    ]
+    picture = plots.lines(view, Palette(view.labels))
+    dashed = [line for line in picture.axes[0].lines if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[26_000.0, 9_000.0]]
+    assert not [line for line in picture.axes[1].lines if line.get_linestyle() == "--"]
+    assert "model" in texts(picture)
+
+
+def test_a_timeline_shows_the_gap_the_faults_and_their_failures():
+    run = availability()[0]
+    picture = plots.timeline(run, Palette(["multipaxos"]))
+    assert "1: kill 2 (leader) at 3.0 s until 6.2 s" in texts(picture)
+    assert "3: pause 7 at 9.8 s (failed)" in texts(picture)
+    assert "seconds from the start of the run" in texts(picture)
+    heights = picture.axes[0].patches[0].get_data().values
+    assert list(heights[12:16]) == [0, 0, 0, 0]
+
+
+def test_bars_by_region_have_a_prediction_where_there_is_one(tmp_path):
+    [view] = views_of(tmp_path, wide()[:1])
+    view.predictions = [Prediction(experiment="regions", label="multipaxos", regions={"ohio": 50.6, "japan": 206.1})]
+    picture = plots.regions(view, Palette(view.labels), "")
+    assert len([line for line in picture.axes[0].lines if line.get_linestyle() == "--"]) == 2
+    assert "latency, ms" in texts(picture)
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    [view] = views_of(tmp_path, conflict())
+    first, second = (rendered(plots.lines(view, Palette(view.labels))) for _ in range(2))
+    assert first == second
+
+
+# ---------------------------------------------------------------------------------------------------------- the page
+
+
+def test_the_page_stands_alone_and_has_a_verdict_beside_every_figure(small):
+    path = write_report(read_folder(small))
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text), "nothing is loaded from elsewhere"
+    assert "<script" not in text
+    rows = re.findall(r"<tr>.*?</tr>", text, re.DOTALL)
+    figures = [row for row in rows if "±" in row and "ms" not in row]
+    assert figures
+    assert all("linearizable" in row for row in figures)
+    assert text.count("data:image/svg+xml;base64,") >= 4
+    assert "no space left on device" in text, "the last lines of a replica that died"
+    assert {file.suffix for file in (small / "plots").iterdir()} == {".svg", ".png"}
+
+
+def test_the_page_says_that_the_network_was_not_as_declared(tmp_path):
+    run = msgspec.structs.replace(wide()[0], latencies=[])
+    text = write_report(read_folder(folder_of(tmp_path, [run]))).read_text(encoding="utf-8")
+    assert "not as declared" in text
+    assert "a round trip takes 180.0 ms, declared are 155.5 ms" in text
+
+
+def test_a_folder_without_any_run_has_a_page_that_says_so(tmp_path):
+    folder = folder_of(tmp_path, pair())
+    for file in (tmp_path / "runs").iterdir():
+        file.unlink()
+    text = write_report(read_folder(folder)).read_text(encoding="utf-8")
+    assert "This is a partial result" in text
+    assert "6 of 6 planned runs are missing" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_folder_with_everything_and_a_part_of_it_have_a_page(tmp_path, partial):
+    text = write_report(read_folder(everything(tmp_path, partial=partial))).read_text(encoding="utf-8")
+    assert ("This is a partial result" in text) == partial
+    assert ("runs/broken.json cannot be read" in text) == partial
+    assert "abd cannot do transactions" in text
+
+
+# ---------------------------------------------------------------------------------------------------------- terminal
+
+
+def test_the_table_in_a_terminal_has_the_verdict_and_what_must_be_known(small):
+    out = io.StringIO()
+    print_tables(read_folder(small), Console(file=out, width=140))
+    text = out.getvalue()
+    assert re.search(r"64 │ b .*2.00× \(2.00–2.00\).*✓ 2%", text)
+    assert "no figures" in text
+    assert "no space left on device" in text
+
+
+def test_the_report_command_makes_the_page_of_a_folder_and_refuses_one_without_results(small, tmp_path):
+    done = CliRunner().invoke(report_command, [str(small)])
+    assert done.exit_code == 0, done.output
+    assert str(small / "report.html") in done.output
+    refused = CliRunner().invoke(report_command, [str(tmp_path)])
+    assert refused.exit_code == 1
+    assert "holds no results" in refused.output
+
+
+# --------------------------------------------------------------------------------------------------------- comparing
+
+
+def sides(tmp_path, first, second) -> tuple[Side, Side]:
+    found = [read_folder(folder_of(tmp_path / name, runs)) for name, runs in (("first", first), ("second", second))]
+    return Side(folder=found[0]), Side(folder=found[1])
+
+
+def test_two_folders_are_compared_point_by_point_with_an_interval(tmp_path):
+    faster = [run_result("load", "a", 64, n, axis="load.in_flight", throughput=3000.0 + n) for n in range(3)]
+    [found] = compare(*sides(tmp_path, [run for run in pair() if run.deployment.label == "a"], faster))
+    assert found.differences == []
+    assert found.throughput is not None
+    assert found.throughput.low is not None
+    assert found.throughput.low < found.throughput.mean < 3.0
+    assert found.throughput.mean == pytest.approx(2.74, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"durability": "none"}, "durability: sync against none"),
+        ({"consistency": "stale"}, "reads: linearizable against stale"),
+        ({"replicas": 5}, "replicas: 3 against 5"),
+        ({"topology": "wan3"}, "network: none against wan3"),
+        ({"simulated": True}, "one is simulated"),
+    ],
+)
+def test_what_promises_something_else_is_not_compared(tmp_path, fields, named):
+    first = [run_result("load", "a")]
+    [found] = compare(*sides(tmp_path, first, [changed(run, **fields) for run in first]))
+    assert any(named in difference for difference in found.differences)
+    assert found.throughput is None
+
+
+def test_what_was_asked_otherwise_or_could_not_be_done_is_not_compared():
+    one = run_result("load", "a")
+    assert incomparable(one, one) == []
+    other = msgspec.structs.replace(one, workload={"name": "uniform", "keys": 10})
+    assert incomparable(one, other) == ["the workload differs (keys)"]
+    reading = [msgspec.structs.replace(entry, kind="read") for entry in one.latencies]
+    assert "kinds of operations" in incomparable(one, msgspec.structs.replace(one, latencies=reading))[0]
+
+
+def test_the_compare_command_pairs_two_targets_of_one_folder(small):
+    done = CliRunner().invoke(compare_command, [f"{small}:a", f"{small}:b", "--json"])
+    assert done.exit_code == 0, done.output
+    [row] = msgspec.json.decode(done.output)
+    assert row["throughput"]["mean"] == pytest.approx(2.0)
+    assert row["throughput"]["low"] == pytest.approx(2.0)
+
+
+def test_the_compare_command_says_what_it_cannot_find(small, tmp_path):
+    unknown = CliRunner().invoke(compare_command, [f"{small}:a", f"{small}:z"])
+    assert unknown.exit_code == 1
+    assert "no target 'z' (there are: a, b" in unknown.output
+    nothing = CliRunner().invoke(compare_command, [str(small), str(folder_of(tmp_path, conflict()[:1]))])
+    assert "no point in common" in nothing.output
+
+
+def test_strictness_is_an_exit_status(tmp_path):
+    first = [run_result("load", "a")]
+    folder_of(tmp_path / "one", first)
+    folder_of(tmp_path / "two", [changed(run, durability="none") for run in first])
+    arguments = [str(tmp_path / "one"), str(tmp_path / "two")]
+    assert CliRunner().invoke(compare_command, arguments).exit_code == 0
+    assert CliRunner().invoke(compare_command, [*arguments, "--strict"]).exit_code == 1
+
+
+def test_an_unpaired_ratio_of_single_values_has_no_interval():
+    found = unpaired_ratio([2.0], [1.0])
+    assert found is not None
+    assert found.mean == pytest.approx(2.0)
+    assert found.low is found.high is None
+    assert unpaired_ratio([], [1.0]) is None
