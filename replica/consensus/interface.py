@@ -278,6 +278,8 @@ class ReadRequested(msgspec.Struct, frozen=True):
 
     token: int
     footprint: Footprint | None = None
+    by_lease: bool = False
+    """The asker accepts an answer that rests on clocks, where the protocol holds a lease."""
 
 
 class TimerFired(msgspec.Struct, frozen=True):

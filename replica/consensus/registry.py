@@ -24,6 +24,7 @@ BUILT_IN: Final = {
     "fpaxos": "replica.consensus.multipaxos:FPAXOS",
     "multipaxos": "replica.consensus.multipaxos:PROTOCOL",
     "null": "replica.consensus.null:PROTOCOL",
+    "raft": "replica.consensus.raft:PROTOCOL",
 }
 """The protocols of this tree, by name, as they stand in its own entry points."""
 
