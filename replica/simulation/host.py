@@ -893,7 +893,7 @@ class Process:
         else:
             self._tokens += 1
             self._reads[self._tokens] = (sender, frame)
-            self._inbox.append(ReadRequested(self._tokens, state.footprint(frame.operations)))
+            self._inbox.append(ReadRequested(self._tokens, state.footprint(frame.operations), by_lease=True))
             self._schedule_turn()
 
     def _name_session(self, mint: Mint) -> int:
@@ -1068,7 +1068,7 @@ class Process:
         codec = self.host.protocols.codec(coordinator.spec)
         outgoing: dict[ReplicaId, list[bytes]] = {}
         for send in sends:
-            self.host.oracle.witness.sent(self.replica, send.message)
+            self.host.oracle.witness.sent(self.replica, send, coordinator.epoch)
             data = codec.encode(send.message)
             self.trace.note(self.world.now, "send", self.replica, data)
             if self.trace.readable:

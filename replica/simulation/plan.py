@@ -69,7 +69,7 @@ ENDURED: Final = ("isolate", "deaf", "mute", "chain", "hub", "one link", "one di
 keep changing its leader."""
 
 
-VARIANTS: Final = {"multipaxos": ("fpaxos", "multipaxos")}
+VARIANTS: Final = {"multipaxos": ("fpaxos", "multipaxos"), "raft": ("multipaxos", "raft", "raft")}
 """Where a cluster may be moved to without leaving what its witness understands."""
 
 
@@ -329,6 +329,8 @@ def _faults(
     if profile.partitions and profile.crashes and draw.random() < 0.6:
         for _ in range(draw.randrange(1, 4)):
             faults.extend(_STORIES[draw.randrange(len(_STORIES))](draw, unit, draw.uniform(0.05, 0.8) * chaos))
+    if not profile.clocks:
+        faults = [fault for fault in faults if not fault.kind.startswith("clock")]
     faults.sort(key=lambda fault: fault.at)
     return tuple(fault for fault in faults if fault.at < chaos)
 

@@ -28,7 +28,8 @@ from replica.simulation.plan import LEADER, OTHER, POINTS, PROFILES, SAME, Fault
 from replica.simulation.registers import RegisterOracle
 from replica.simulation.seen import FAIL, OK, UNKNOWN, Seen
 from replica.simulation.violation import Violation
-from replica.simulation.witness import WITNESSES, Controls, MultiPaxosWitness, Witness
+from replica.simulation.witness import Controls, MultiPaxosWitness, Witness
+from replica.simulation.witnesses import WITNESSES
 from replica.simulation.world import World
 from replica.verification.history import Recorder
 
@@ -202,6 +203,8 @@ class Simulation:
             self._settle(LIVENESS_UNITS)
         # What is on its way must not undo anything.
         world.run(world.now + plan.unit_s / 2)
+        # A change of leader in that time may have taken a position, which not everybody has heard of yet.
+        self._settle(LIVENESS_UNITS)
         if self.spec.capabilities.registers:
             self._read_everywhere()
         return self._judge(recovery)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
 
 import msgspec
 
-from replica.consensus.interface import Command, Configuration, Message, ReplicaId, parse_options
+from replica.consensus.interface import Command, Configuration, ReplicaId, Send, parse_options
 from replica.consensus.multipaxos import FPAXOS, PROTOCOL
 from replica.consensus.multipaxos.messages import Accept, Accepted, HeartbeatAck, Prepare, Promised
 from replica.consensus.multipaxos.options import quorums_of
@@ -46,8 +45,8 @@ class Witness:
         """Can these members, in touch with each other, elect and decide without the others?"""
         return len(replicas) > len(configuration.members) // 2
 
-    def sent(self, replica: ReplicaId, message: Message) -> None:
-        """A replica sends ``message``. Raises `Violation`."""
+    def sent(self, replica: ReplicaId, send: Send, epoch: int) -> None:
+        """A replica sends a message, in the epoch in which it is. Raises `Violation`."""
 
     def decided(
         self,
@@ -78,6 +77,25 @@ class Witness:
         """A replica of a register protocol answers a command. Raises `Violation`."""
 
 
+def require_durable(
+    position: int,
+    commands: tuple[Command, ...],
+    configuration: Configuration,
+    ledgers: Mapping[ReplicaId, Ledger],
+    suffices: Callable[[AbstractSet[ReplicaId]], bool],
+) -> None:
+    """What is delivered has been durable on the disks of members that suffice to decide. Raises `Violation`."""
+    for command in commands:
+        holders = {replica for replica in configuration.replicas if ledgers[replica].holds(command.payload)}
+        if not suffices(holders):
+            names = ", ".join(f"r{replica}" for replica in sorted(holders)) or "nobody"
+            raise Violation(
+                "decided implies durable",
+                f"position {position} is delivered while operation {command.session}:{command.sequence} "
+                f"is durable at {names} alone",
+            )
+
+
 class MultiPaxosWitness(Witness):
     """Of MultiPaxos and its variants: ballots are used once, promises kept, and decisions lie on a quorum's disks."""
 
@@ -101,8 +119,9 @@ class MultiPaxosWitness(Witness):
         quorums = self._quorums_of(configuration)
         return quorums.phase1(replicas) and quorums.phase2(replicas)
 
-    def sent(self, replica: ReplicaId, message: Message) -> None:
+    def sent(self, replica: ReplicaId, send: Send, epoch: int) -> None:
         """See the base."""
+        message = send.message
         if isinstance(message, Accept):
             ballot = message.ballot
             if ballot.replica != replica:
@@ -139,16 +158,7 @@ class MultiPaxosWitness(Witness):
         ledgers: Mapping[ReplicaId, Ledger],
     ) -> None:
         """See the base."""
-        quorums = self._quorums_of(configuration)
-        for command in commands:
-            holders = {replica for replica in configuration.replicas if ledgers[replica].holds(command.payload)}
-            if not quorums.phase2(holders):
-                names = ", ".join(f"r{replica}" for replica in sorted(holders)) or "nobody"
-                raise Violation(
-                    "decided implies durable",
-                    f"position {position} is delivered while operation {command.session}:{command.sequence} "
-                    f"is durable at {names} alone",
-                )
+        require_durable(position, commands, configuration, ledgers, self._quorums_of(configuration).phase2)
 
 
 class SoloWitness(Witness):
@@ -167,14 +177,6 @@ class SoloWitness(Witness):
         for command in commands:
             if not any(ledgers[replica].holds(command.payload) for replica in configuration.replicas):
                 raise Violation("decided implies durable", f"position {position} is delivered and durable nowhere")
-
-
-WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
-    "multipaxos": MultiPaxosWitness,
-    "fpaxos": MultiPaxosWitness,
-    "null": SoloWitness,
-}
-"""By the protocol's name."""
 
 
 class Controls(msgspec.Struct, frozen=True, kw_only=True):

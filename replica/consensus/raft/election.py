@@ -131,6 +131,8 @@ class Election:
 
     def _up_to_date(self, last_index: int, last_term: int) -> bool:
         """Does a log that ends so go at least as far as this one?"""
+        if "votes without looking at the log" in self._core.bugs:
+            return True
         return (last_term, last_index) >= (self._log.last_term, self._log.last)
 
     def on_poll_answer(self, sender: ReplicaId, message: PollAnswer) -> None:
