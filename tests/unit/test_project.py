@@ -45,7 +45,7 @@ def test_the_licence_is_declared():
 
 
 def test_protocols_are_found_by_name():
-    assert {"fpaxos", "multipaxos", "null"} <= {point.name for point in entry_points(group="synod.protocols")}
+    assert {"fpaxos", "multipaxos", "null", "raft"} <= {point.name for point in entry_points(group="synod.protocols")}
 
 
 def test_generated_code_of_this_tree_is_current(check_protos):

@@ -22,7 +22,13 @@ CAUGHT_BY = {
     "no poll before a campaign": {"stable leadership"},
 }
 
-RARE: set[str] = set()
+RARE = {
+    "commits an older term by counting",
+    "stale lease read after a pause",
+    "acknowledges all of its log",
+    "completion matched by index alone",
+    "promise of a lease lost on restart",
+}
 
 BY_LEASE = {"stale lease read after a pause", "promise of a lease lost on restart"}
 """Need leases, and clocks that keep to what leases are declared to bear."""
