@@ -9,16 +9,33 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import Protocol
 
 from .interface import Command, Reason, Reject, ReplicaId
-from .options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES, LogOptions
+from .options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES
 from .turn import TurnState
+
+
+class IntakeBounds(Protocol):
+    """The options that bound a queue and a batch."""
+
+    @property
+    def batch_max(self) -> int: ...
+
+    @property
+    def batch_bytes_max(self) -> int: ...
+
+    @property
+    def queue_max(self) -> int: ...
+
+    @property
+    def queue_bytes_max(self) -> int: ...
 
 
 class Intake:
     """The queue of a leader."""
 
-    def __init__(self, core: TurnState, options: LogOptions) -> None:
+    def __init__(self, core: TurnState, options: IntakeBounds) -> None:
         self._core = core
         self._options = options
         self._queue: deque[Command] = deque()

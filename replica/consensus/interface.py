@@ -520,6 +520,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The first position that the log still holds or will hold; 0 for a protocol without a log."""
     queued: int = 0
     in_flight: int = 0
+    counters: dict[str, int] = {}
+    """What has happened how often since the protocol object was made, by names of the protocol's own: EPaxos counts
+    its fast and slow paths here. Counters only grow."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -285,6 +285,50 @@ class FastQuorum(Quorums):
         return self._fast
 
 
+class Egalitarian(Quorums):
+    """The quorums of a protocol in which any replica proposes: classic ones of ``n - f``, fast ones of ``n - e``.
+
+    A fast quorum counts the proposer, which is why one replica fewer suffices than in Fast Paxos: ``n`` is to be at
+    least ``2e + f - 1`` and ``2f + 1``, and no protocol of this kind can do with fewer (Ryabinin, Gotsman, Sutra 2025).
+    ``f`` failures are survived; commands without contention are decided in one round trip in spite of ``e``.
+    """
+
+    def __init__(self, members: Iterable[ReplicaId], *, e: int, f: int) -> None:
+        """Raises `ConfigurationError` naming ``e`` or ``f``."""
+        super().__init__(members)
+        n = len(self.members)
+        if f < 0 or 2 * f + 1 > n:
+            raise ConfigurationError(f"f: surviving {f} failures needs {2 * f + 1} members; there are {n}")
+        if not 0 <= e <= f:
+            raise ConfigurationError(f"e: must be 0 to f, which is {f}, not {e}")
+        if 2 * e + f - 1 > n:
+            raise ConfigurationError(
+                f"e, f: fast decisions in spite of {e} failures and survival of {f} need {2 * e + f - 1} members; "
+                f"there are {n}"
+            )
+        self.e = e
+        self.f = f
+
+    def phase1(self, acks: AbstractSet[ReplicaId]) -> bool:
+        return len(acks & self.members) >= len(self.members) - self.f
+
+    def phase2(self, acks: AbstractSet[ReplicaId]) -> bool:
+        return len(acks & self.members) >= len(self.members) - self.f
+
+    @property
+    def phase1_size(self) -> int:
+        return len(self.members) - self.f
+
+    @property
+    def phase2_size(self) -> int:
+        return len(self.members) - self.f
+
+    @property
+    def fast_size(self) -> int:
+        """The size of a fast quorum, the proposer included."""
+        return len(self.members) - self.e
+
+
 def find_disjoint(quorums: Quorums) -> tuple[frozenset[ReplicaId], frozenset[ReplicaId]] | None:
     """A phase-1 quorum and a phase-2 quorum that share no member, or None when every pair intersects.
 

@@ -278,6 +278,7 @@ class Story:
         zones: Iterable[str] = (),
         voting: bool = True,
         seed: int | None = None,
+        replica_type: type[Replica] = Replica,
     ) -> None:
         names = [*zones] or [""] * n
         members = tuple(Member(replica, zone=names[replica - 1]) for replica in range(1, n + 1))
@@ -292,7 +293,7 @@ class Story:
         self.lose: Callable[[int, int, Message], bool] = lambda sender, to, message: False
         """Which messages get lost besides."""
         self.decided: dict[int, tuple[Command, ...]] = {}
-        self.replicas = {m.replica: Replica(self, m.replica, Anchor(self.configuration), voting) for m in members}
+        self.replicas = {m.replica: replica_type(self, m.replica, Anchor(self.configuration), voting) for m in members}
         for replica in self.replicas.values():
             replica.start()
 

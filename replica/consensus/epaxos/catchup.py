@@ -1,0 +1,195 @@
+"""Telling how far one is, fetching what was missed, and forgetting what all have executed.
+
+A commit is sent once. Whoever misses it learns from the next `Progress` of a peer that there is more, and if the gap
+stays for a while fetches what is decided, in chunks. What the peer has discarded it can't tell: then the driver is
+asked for a snapshot. What everybody has executed is dropped from memory; records on disk stay for a tail behind the
+own snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from replica.consensus.interface import Discard, Frontier, Put, ReplicaId, SnapshotWish
+
+from .execution import Execution
+from .instances import Instances
+from .messages import (
+    FLOOR_KEY,
+    FLOOR_TABLE,
+    VALUES_TABLE,
+    VOTES_TABLE,
+    Commit,
+    Dependencies,
+    Entry,
+    Fetch,
+    Fetched,
+    Floor,
+    Progress,
+    instance_key,
+)
+from .rounds import Rounds
+from .state import Core
+
+FETCH_INSTANCES_MAX: Final = 1024
+"""Instances in one chunk."""
+
+FETCH_AHEAD_MAX: Final = 8192
+"""A replica that holds so many decided instances of a space unexecuted fetches no more of it."""
+
+QUIET_TICKS: Final = 20
+"""Without news a replica tells how far it is every so many ticks."""
+
+SNAPSHOT_PATIENCE_S: Final = 10.0
+"""A wish that was neither fulfilled nor declared unavailable is uttered again after so long."""
+
+
+class CatchUps:
+    """What this replica tells, asks for and is asked for."""
+
+    def __init__(self, core: Core, instances: Instances, rounds: Rounds, execution: Execution) -> None:
+        self._core = core
+        self._instances = instances
+        self._rounds = rounds
+        self._execution = execution
+        self._told: Dependencies = core.nothing
+        self._quiet = 0
+        self._peers: dict[ReplicaId, Dependencies] = {}
+        """How far others are, as far as they have told since the start."""
+        self._stuck: list[tuple[int, float]] = [(0, 0.0)] * len(core.members)
+        """By rank: where the decided ones end, and since when."""
+        self._wished_at: float | None = None
+        self._wished: list[int] = []
+
+    # --------------------------------------------------------------------------------------------------------- telling
+
+    def tick(self) -> None:
+        """Tell the news, forget what everybody knows, and ask for what has been missing for a while."""
+        core, instances = self._core, self._instances
+        executed = instances.executed
+        self._quiet += 1
+        if executed != self._told or self._quiet >= QUIET_TICKS:
+            self._told = executed
+            self._quiet = 0
+            core.tell_all(Progress(executed))
+        if len(self._peers) == len(core.others):
+            everywhere = [min(column) for column in zip(executed, *self._peers.values(), strict=True)]
+            instances.conflicts.forget(everywhere)
+        for rank, space in enumerate(instances.spaces):
+            mark, since = self._stuck[rank]
+            if space.decided != mark:
+                self._stuck[rank] = (space.decided, core.now)
+            elif core.now >= since + core.options.retransmit_s:
+                ahead = [peer for peer in core.others if self._peers.get(peer, core.nothing)[rank] > space.decided]
+                if ahead and space.decided - space.executed < FETCH_AHEAD_MAX and not self._awaits_snapshot:
+                    self._stuck[rank] = (space.decided, core.now)
+                    peer = ahead[core.randomness.randrange(0, len(ahead))]
+                    core.tell(peer, Fetch(space.replica, space.decided + 1))
+
+    def on_progress(self, sender: ReplicaId, message: Progress) -> None:
+        """How far a peer is. It may have gone back: the last word holds."""
+        self._peers[sender] = message.executed
+
+    # -------------------------------------------------------------------------------------------------------- fetching
+
+    @property
+    def _awaits_snapshot(self) -> bool:
+        return (
+            self._wished_at is not None
+            and self._core.now < self._wished_at + SNAPSHOT_PATIENCE_S
+            and any(wished > done for wished, done in zip(self._wished, self._instances.executed, strict=True))
+        )
+
+    def on_fetch(self, sender: ReplicaId, message: Fetch) -> None:
+        """Answer with what is decided here."""
+        instances = self._instances
+        space = instances.by_member[message.space]
+        entries: list[Entry] = []
+        size = 0
+        floor = tuple(instances.floor)
+        for number in range(message.first, min(message.first + FETCH_INSTANCES_MAX, space.highest + 1)):
+            if space.has_executed(number):
+                instance = instances.archived(message.space, number)
+                if instance is None:
+                    if not entries:
+                        floor = tuple(map(max, instances.floor, instances.executed))
+                    break
+            else:
+                instance = space.live.get(number)
+                if instance is None or not instance.decided:
+                    continue
+            value = b"" if instance.noop else instance.value or b""
+            entries.append(Entry(number, instance.noop, value, instance.dependencies))
+            size += len(value)
+            if size >= self._core.options.chunk_bytes_max:
+                break
+        self._core.tell(sender, Fetched(message.space, message.first, tuple(entries), floor))
+
+    def tell_executed(self, to: ReplicaId, space: ReplicaId, number: int) -> None:
+        """Somebody is still concerned with an instance that was executed here."""
+        instance = self._instances.archived(space, number)
+        if instance is None:
+            floor = tuple(map(max, self._instances.floor, self._instances.executed))
+            self._core.tell(to, Fetched(space, number, (), floor))
+            return
+        value = b"" if instance.noop else instance.value or b""
+        self._core.tell(to, Commit(space, number, instance.noop, value, instance.dependencies))
+
+    def on_fetched(self, sender: ReplicaId, message: Fetched) -> None:
+        """A chunk has come."""
+        core, instances = self._core, self._instances
+        space = instances.by_member[message.space]
+        for entry in message.entries:
+            if space.has_executed(entry.number):
+                continue
+            instance = instances.obtain(message.space, entry.number)
+            if instance.decided:
+                continue
+            if not entry.noop:
+                instances.learn(instance, entry.value)
+            self._rounds.learned(instance, entry.noop, entry.dependencies)
+        if message.entries:
+            known = self._peers.get(sender, core.nothing)[space.rank]
+            if message.first <= space.decided < known and space.decided - space.executed < FETCH_AHEAD_MAX:
+                core.tell(sender, Fetch(message.space, space.decided + 1))
+        elif not space.has_executed(message.first) and message.first <= message.floor[space.rank]:
+            self._wish(sender, message.floor)
+
+    def _wish(self, peer: ReplicaId, floor: Dependencies) -> None:
+        if self._awaits_snapshot:
+            return
+        self._wished_at, self._wished = self._core.now, list(floor)
+        self._core.effects.snapshot_wish = SnapshotWish(peer, self._instances.frontier(floor))
+
+    # -------------------------------------------------------------------------------------------------------- snapshots
+
+    def on_taken(self, frontier: Frontier) -> None:
+        """The own state is durable in a snapshot up to ``frontier``: discard what lies well behind."""
+        tail = self._core.options.tail_instances
+        self._discard([number - tail for number in self._instances.numbers(frontier)])
+
+    def on_installed(self, frontier: Frontier) -> None:
+        """The state of a peer has taken the place of the own one. No promise and no vote behind it is touched."""
+        instances = self._instances
+        instances.stand_at(frontier)
+        self._discard(instances.numbers(frontier))
+        self._rounds.forget_executed()
+        self._execution.restart()
+        self.on_unavailable()
+
+    def on_unavailable(self) -> None:
+        """The wish is fulfilled or can't be: ask again where something is missing."""
+        self._wished_at = None
+
+    def _discard(self, numbers: list[int]) -> None:
+        core, instances = self._core, self._instances
+        moved = False
+        for space, number in zip(instances.spaces, numbers, strict=True):
+            floor = instances.floor[space.rank]
+            if number > floor:
+                first, last = instance_key(space.replica, floor + 1), instance_key(space.replica, number + 1)
+                core.writes.extend((Discard(VALUES_TABLE, first, last), Discard(VOTES_TABLE, first, last)))
+                instances.floor[space.rank] = number
+                moved = True
+        if moved:
+            core.writes.append(Put(FLOOR_TABLE, FLOOR_KEY, Floor(tuple(instances.floor))))

@@ -1,0 +1,365 @@
+"""The instances that a replica knows: what is proposed, voted for, decided and executed, by space.
+
+In memory are the instances that are known and not executed; an executed one is on disk until it is discarded. Of each
+space four marks are kept, in this order: ``executed`` (everything up to it, with single ones above), ``decided``,
+``known`` (of everything up to it the value is known, or that there is none), ``highest`` (the highest number ever heard
+of). The state of a replica stands at the executed marks: they may go back when a snapshot of a peer is installed, the
+others never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from replica.consensus.interface import Command, CorruptRecord, Frontier, ReplicaId
+from replica.consensus.values import Batch, decode_value
+
+from .graph import Pending
+from .instance import Instance, Space
+from .interference import Conflicts, touch_of
+from .messages import (
+    FLOOR_KEY,
+    FLOOR_TABLE,
+    NUMBER_MAX,
+    VALUES_TABLE,
+    VOTES_TABLE,
+    Dependencies,
+    Floor,
+    InstanceId,
+    Phase,
+    Value,
+    Vote,
+    instance_key,
+    number_of,
+)
+
+if TYPE_CHECKING:
+    from .state import Core
+
+RETRIES_SLOWED: Final = 3
+"""Each failure doubles the patience with an instance, up to so many of them."""
+
+PATIENCE_MAX_S: Final = 8.0
+"""But never beyond this."""
+
+
+class Instances:
+    """All of them."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self.spaces = tuple(Space(member, rank) for rank, member in enumerate(core.members))
+        self.by_member = {space.replica: space for space in self.spaces}
+        self.conflicts = Conflicts(len(self.spaces))
+        self.floor = list(core.nothing)
+        """Up to here records have been discarded, by rank."""
+        self.reached = list(core.nothing)
+        """The furthest that was ever executed without a gap, by rank: what this replica proposes comes after it."""
+        self.undecided: dict[InstanceId, Instance] = {}
+        self.pending = Pending(self.spaces)
+        self.on_news: Callable[[InstanceId], None]
+        """Told when the value of an instance has become known, or that there is none."""
+
+    # -------------------------------------------------------------------------------------------------------- looking
+
+    @property
+    def executed(self) -> Dependencies:
+        """By rank, how far everything has been executed."""
+        return tuple(space.executed for space in self.spaces)
+
+    def frontier(self, numbers: Dependencies | list[int]) -> dict[str, int]:
+        """Numbers by rank as a frontier by object."""
+        return {str(space.replica): number for space, number in zip(self.spaces, numbers, strict=True) if number}
+
+    def numbers(self, frontier: Frontier) -> list[int]:
+        """A frontier by object as numbers by rank; 0 stands for none at all."""
+        if isinstance(frontier, int):
+            assert frontier == 0, "the instances of EPaxos have no common order"
+            return [0] * len(self.spaces)
+        return [frontier.get(str(space.replica), 0) for space in self.spaces]
+
+    def find(self, space: ReplicaId, number: int) -> Instance | None:
+        """The instance, if it is known and not executed."""
+        return self.by_member[space].live.get(number)
+
+    def has_executed(self, space: ReplicaId, number: int) -> bool:
+        """Has it been executed here?"""
+        return self.by_member[space].has_executed(number)
+
+    def obtain(self, space: ReplicaId, number: int) -> Instance:
+        """The instance, which must not have been executed; made if nothing was known of it."""
+        where = self.by_member[space]
+        instance = where.live.get(number)
+        if instance is None:
+            core = self._core
+            assert not where.has_executed(number), f"instance {space}.{number} has been executed"
+            instance = Instance(space, number, where.rank, core.first_ballot, core.nothing)
+            where.live[number] = instance
+            where.highest = max(where.highest, number)
+            self.undecided[instance.id] = instance
+            instance.due = core.now + self.patience(instance)
+        return instance
+
+    def patience(self, instance: Instance) -> float:
+        """How long to wait for somebody else to decide it: the next in line the shortest, and longer after failures."""
+        core = self._core
+        n = len(self.spaces)
+        turn = (core.rank[core.replica] - instance.rank) % n or n
+        base = core.options.recovery_s
+        spread = base * (0.5 * (turn - 1) + core.randomness.uniform(0.0, 0.3))
+        return float(min(base * 2 ** min(instance.tries, RETRIES_SLOWED), PATIENCE_MAX_S) + spread)
+
+    def archived(self, space: ReplicaId, number: int) -> Instance | None:
+        """An executed instance, from disk; None where the disk can't tell it any more. Raises `CorruptRecord`."""
+        core = self._core
+        where = self.by_member[space]
+        if number <= self.floor[where.rank]:
+            return None
+        key = instance_key(space, number)
+        vote = core.stable.get(VOTES_TABLE, key)
+        if not isinstance(vote, Vote) or vote.phase is not Phase.COMMITTED:
+            return None
+        value = core.stable.get(VALUES_TABLE, key)
+        return self._revive(where, number, vote, value if isinstance(value, Value) else None)
+
+    # ------------------------------------------------------------------------------------------------------- learning
+
+    def prepare(self, instance: Instance, value: bytes, commands: tuple[Command, ...] | None) -> None:
+        """Look at a value before it is learned, so that what the instance depends on can be told. ``commands`` spares
+        the proposer the decoding of its own value."""
+        if commands is None:
+            commands = self._decoded(instance, value)
+        instance.commands = commands
+        instance.touch = touch_of(commands)
+
+    def learn(self, instance: Instance, value: bytes, initial: Dependencies | None = None) -> None:
+        """What the leader proposed, and the dependencies it proposed if they are known. Durable at `Core.written`.
+
+        Later ones that interfere depend on it from now on.
+        """
+        fresh = instance.value is None
+        if fresh:
+            if instance.touch is None:
+                self.prepare(instance, value, None)
+            assert instance.touch is not None
+            instance.value = value
+            self.conflicts.add(instance.rank, instance.number, instance.touch)
+            self.pending.add(instance)
+        assert instance.value == value, f"two values for {instance}"
+        if instance.initial is None and initial is not None:
+            instance.initial = initial
+        elif not fresh:
+            assert initial is None or instance.initial == initial, f"two initial dependencies for {instance}"
+            return
+        self._core.save(instance, value=True)
+        self._advance(self.spaces[instance.rank])
+        self.on_news(instance.id)
+
+    def _decoded(self, instance: Instance, value: bytes) -> tuple[Command, ...]:
+        try:
+            content = decode_value(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            problem = f"the value is malformed: {error}"
+        else:
+            if isinstance(content, Batch):
+                return content.commands
+            problem = "the value is no batch of commands"
+        raise CorruptRecord(VALUES_TABLE, instance_key(instance.space, instance.number), problem)
+
+    def dependencies(self, instance: Instance, initial: Dependencies | list[int]) -> Dependencies:
+        """``initial`` and what this replica knows to interfere besides.
+
+        What the same leader proposed later depends on this one anyway, so it is left out.
+        """
+        assert instance.touch is not None
+        numbers = list(initial)
+        self.conflicts.collect(instance.touch, numbers)
+        numbers[instance.rank] = min(numbers[instance.rank], instance.number - 1)
+        return tuple(numbers)
+
+    def decide(self, instance: Instance, noop: bool, dependencies: Dependencies) -> None:
+        """The instance is decided. Durable at `Core.written`."""
+        assert not instance.decided
+        assert noop or instance.value is not None
+        instance.phase = Phase.COMMITTED
+        instance.noop = noop
+        instance.dependencies = dependencies
+        instance.ticket = self._core.next_ticket
+        self._core.save(instance)
+        self.undecided.pop(instance.id, None)
+        for rank, number in enumerate(dependencies):
+            space = self.spaces[rank]
+            space.highest = max(space.highest, number)
+        if noop and instance.touch is not None:
+            self.pending.remove(instance)
+        self._advance(self.spaces[instance.rank])
+        self.on_news(instance.id)
+
+    def _advance(self, space: Space) -> None:
+        """Move the marks ``known`` and ``decided`` as far as they go."""
+        live, above = space.live, space.above
+        number = max(space.known, space.executed)
+        while True:
+            instance = live.get(number + 1)
+            if instance is not None:
+                if instance.value is None and not instance.decided:
+                    break
+            elif number + 1 not in above:
+                break
+            number += 1
+        space.known = number
+        number = max(space.decided, space.executed)
+        while True:
+            instance = live.get(number + 1)
+            if instance is not None:
+                if not instance.decided:
+                    break
+            elif number + 1 not in above:
+                break
+            number += 1
+        space.decided = number
+
+    def execute(self, instance: Instance) -> None:
+        """It has been handed to the state machine."""
+        space = self.spaces[instance.rank]
+        del space.live[instance.number]
+        if not instance.noop:
+            self.pending.remove(instance)
+        if instance.number == space.executed + 1:
+            number = instance.number
+            while number + 1 in space.above:
+                number += 1
+                space.above.discard(number)
+            space.executed = number
+            self.reached[space.rank] = max(self.reached[space.rank], number)
+        else:
+            space.above.add(instance.number)
+
+    # ------------------------------------------------------------------------------------------- restart, and snapshots
+
+    def restore(self, applied: Frontier, snapshot: Frontier) -> None:
+        """Rebuild from stable storage. Raises `CorruptRecord`.
+
+        ``applied`` is where the state stands, ``snapshot`` what the durable snapshot covers: if it was installed, the
+        disk need not hold what it covers.
+        """
+        record = self._core.stable.get(FLOOR_TABLE, FLOOR_KEY)
+        if isinstance(record, Floor):
+            self.floor = list(record.floor)
+        covered = self.numbers(snapshot)
+        for space, number, covers in zip(self.spaces, self.numbers(applied), covered, strict=True):
+            start = max(number, covers)
+            if start < self.floor[space.rank]:
+                key = instance_key(space.replica, self.floor[space.rank])
+                raise CorruptRecord(
+                    VOTES_TABLE, key, f"records begin behind this instance, but the state stands at {start}"
+                )
+            self._stand(space, start)
+        for space in self.spaces:
+            self._load(space)
+
+    def stand_at(self, frontier: Frontier) -> None:
+        """The state is another, which stands at ``frontier``: what lies behind is to be executed again."""
+        for space, number in zip(self.spaces, self.numbers(frontier), strict=True):
+            for known in [known for known in space.live if known <= number]:
+                instance = space.live.pop(known)
+                self.undecided.pop(instance.id, None)
+                if instance.touch is not None and not (instance.noop and instance.decided):
+                    self.pending.remove(instance)
+            again = space.above | set(range(number + 1, space.executed + 1))
+            space.above = set()
+            space.decided = space.known = 0
+            self._stand(space, number)
+            for missing in sorted(again):
+                again_live = self.archived(space.replica, missing) if missing > number else None
+                if again_live is not None:
+                    space.live[missing] = again_live
+                    self._enter(again_live)
+        for space in self.spaces:
+            self._advance(space)
+
+    def _stand(self, space: Space, number: int) -> None:
+        space.executed = number
+        space.highest = max(space.highest, number)
+        self.reached[space.rank] = max(self.reached[space.rank], number)
+        floor = self.conflicts.floor
+        # What was executed before is not remembered by key.
+        floor[space.rank] = max(floor[space.rank], number)
+
+    def _load(self, space: Space) -> None:
+        core = self._core
+        first = instance_key(space.replica, space.executed + 1)
+        last = instance_key(space.replica, NUMBER_MAX)
+        values = {number_of(key): record for key, record in core.stable.scan(VALUES_TABLE, first, last)}
+        for key, vote in core.stable.scan(VOTES_TABLE, first, last):
+            assert isinstance(vote, Vote)
+            number = number_of(key)
+            value = values.get(number)
+            instance = self._revive(space, number, vote, value if isinstance(value, Value) else None)
+            space.live[number] = instance
+            space.highest = max(space.highest, number)
+            for rank, highest in enumerate(instance.dependencies):
+                self.spaces[rank].highest = max(self.spaces[rank].highest, highest)
+            if not instance.decided:
+                instance.due = core.now + self.patience(instance)
+                self.undecided[instance.id] = instance
+            self._enter(instance)
+        self._advance(space)
+
+    def _enter(self, instance: Instance) -> None:
+        if instance.touch is not None:
+            self.conflicts.add(instance.rank, instance.number, instance.touch)
+            if not (instance.noop and instance.decided):
+                self.pending.add(instance)
+
+    def _revive(self, space: Space, number: int, vote: Vote, value: Value | None) -> Instance:
+        instance = Instance(space.replica, number, space.rank, vote.ballot, vote.dependencies)
+        instance.voted = vote.voted
+        instance.phase = vote.phase
+        instance.noop = vote.noop
+        if value is not None:
+            self.prepare(instance, value.value, None)
+            instance.value = value.value
+            instance.initial = value.initial
+        elif vote.phase is not Phase.UNKNOWN and not vote.noop:
+            key = instance_key(space.replica, number)
+            raise CorruptRecord(VALUES_TABLE, key, "there is a vote for a value of which there is no record")
+        return instance
+
+    # ---------------------------------------------------------------------------------------------------- iteration
+
+    def beyond(self, dependencies: Dependencies) -> Iterator[Instance | None]:
+        """Everything known that ``dependencies`` do not cover; None where that can't be told any more. Raises
+        `CorruptRecord`."""
+        for space, number in zip(self.spaces, dependencies, strict=True):
+            if number < self.floor[space.rank]:
+                yield None
+            for known in sorted(space.live):
+                if known > number:
+                    yield space.live[known]
+            for executed in (*range(number + 1, space.executed + 1), *sorted(space.above)):
+                if executed > number:
+                    yield self.archived(space.replica, executed)
+
+    def check(self) -> None:
+        """Assert the invariants of the marks."""
+        core = self._core
+        for space in self.spaces:
+            assert self.floor[space.rank] <= space.executed, "records discarded that were not executed"
+            assert space.executed <= space.decided <= space.known <= space.highest, (
+                f"space {space.replica}: {space.executed}, {space.decided}, {space.known}, {space.highest}"
+            )
+            assert all(number > space.executed + 1 for number in space.above)
+            for number, instance in space.live.items():
+                assert not space.has_executed(number)
+                assert instance.voted <= instance.ballot or instance.decided
+                assert instance.decided == (instance.id not in self.undecided)
+                assert instance.value is not None or instance.noop or instance.phase is Phase.UNKNOWN
+                assert (
+                    instance.phase is Phase.COMMITTED
+                    or instance.phase is Phase.ACCEPTED
+                    or (instance.voted == core.first_ballot)
+                )
