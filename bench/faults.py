@@ -373,13 +373,28 @@ class Timeline:
             else:
                 broken.event.until_s = self._now()
         for replica in started:
-            # A new process knows of no faults.
-            self._send_faults_to(replica, self._broken)
+            try:
+                self._tell_newcomer(replica)
+            except (ClusterError, admin.AdminError) as error:
+                healed[-1].event.error = f"replica {replica} was started without the faults there are: {error}"
         if wait and started:
             try:
                 self._cluster.wait_ready(started, timeout_s=RESTART_TIMEOUT_S)
             except ClusterError as error:
                 healed[-1].event.error = f"it was not healed: {error}"
+
+    def _tell_newcomer(self, replica: int) -> None:
+        """A new process knows of no faults, and takes a moment to listen. Raises when it does not within the time."""
+        deadline = self._clock() + RESTART_TIMEOUT_S
+        while True:
+            try:
+                self._send_faults_to(replica, self._broken)
+            except admin.AdminError as error:
+                if not error.unreachable or self._clock() > deadline:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return
 
     def _send_faults(self, broken: Sequence[_Broken], changed: Sequence[_Broken]) -> None:
         concerned: set[int] = set()

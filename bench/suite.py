@@ -59,6 +59,8 @@ IN_FLIGHT_MAX: Final = 4096
 
 SECONDS_MAX: Final = 86_400.0
 
+REPLICAS_MAX: Final = 99
+
 Consistency: TypeAlias = Literal["linearizable", "stale", "read-index", "log", "lease", "quorum"]
 
 
@@ -181,8 +183,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repetitions: int = 3
     targets: list[TargetEntry] = []
     experiments: list[Experiment] = []
-    ceilings: list[int] = []
-    """In flight, for which the generators' ceilings are measured first; empty: those of the experiments."""
+    baseline: str = ""
+    """The target (by its label, or the beginning of it) that others are compared with; empty: etcd, if it is there."""
 
 
 def available_suites() -> list[str]:
@@ -229,6 +231,8 @@ def _validate(suite: Suite) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SuiteError(f"suite.experiments: {name!r} appears more than once")
+        if not name or not name.replace("-", "").isalnum():
+            raise SuiteError(f"suite.experiments.name: {name!r} is not made of letters, digits and hyphens")
     if suite.repetitions < 1:
         raise SuiteError(f"suite.repetitions: {suite.repetitions} is less than 1")
     for entry in suite.targets:
@@ -240,3 +244,42 @@ def _validate(suite: Suite) -> None:
             load_workload(experiment.workload, experiment.changes)
         except WorkloadError as error:
             raise SuiteError(f"experiment {experiment.name}: {error}") from None
+        if experiment.sweep is not None and experiment.load.saturation is not None:
+            raise SuiteError(f"experiment {experiment.name}: sweep: a search for saturation steps the load by itself")
+
+
+def validate_load(load: Load) -> None:
+    """Raises `SuiteError` for a load that cannot be made."""
+    for name, low, high in (
+        ("in_flight", 1, IN_FLIGHT_MAX),
+        ("processes", 1, 64),
+        ("regions", 0, 64),
+        ("rate", 0.001, 10_000_000),
+        ("seconds", 0.1, SECONDS_MAX),
+        ("warm_up_s", 0.0, SECONDS_MAX),
+        ("cool_down_s", 0.0, SECONDS_MAX),
+        ("timeout_s", 0.01, 3600.0),
+        ("window_s", 0.01, 3600.0),
+    ):
+        value = getattr(load, name)
+        if not low <= value <= high:
+            raise SuiteError(f"load.{name}: {value} is not between {low} and {high}")
+    steps = load.saturation
+    if steps is not None and not (0 < steps.first <= steps.last and steps.factor > 1 and 0 <= steps.gain < 1):
+        raise SuiteError("load.saturation: 0 < first <= last, factor > 1 and 0 <= gain < 1 must hold")
+
+
+def validate_shape(shape: ClusterShape) -> None:
+    """Raises `SuiteError` for a cluster that cannot be."""
+    if not 1 <= shape.replicas <= REPLICAS_MAX:
+        raise SuiteError(f"cluster.replicas: {shape.replicas} is not between 1 and {REPLICAS_MAX}")
+    if shape.batch_max < 1:
+        raise SuiteError(f"cluster.batch_max: {shape.batch_max} is less than 1 (1 turns batching off)")
+
+
+def validate_history(history: HistoryOptions) -> None:
+    """Raises `SuiteError` for a sample that cannot be drawn."""
+    if not 0 <= history.fraction <= 1:
+        raise SuiteError(f"history.fraction: {history.fraction} is not between 0 and 1")
+    if history.operations_max < 1 or history.states_max < 1 or history.seconds_max <= 0:
+        raise SuiteError("history: operations_max, states_max and seconds_max must be positive")

@@ -261,7 +261,8 @@ def _insert(target: dict[str, Any], path: str, value: Any) -> None:
 def rephrase(error: msgspec.ValidationError, root: str) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.value.bytes`" with the path in front."""
     message, _, path = str(error).partition(" - at `")
-    where = path.removesuffix("`").removeprefix("$").removeprefix(".").replace("[...]", "")
+    # A key that is wrong stands at "key` in `$.mix".
+    where = path.removeprefix("key` in `").removesuffix("`").removeprefix("$").removeprefix(".").replace("[...]", "")
     message = message.replace("`", "")
     return f"{root}.{where}: {message[:1].lower()}{message[1:]}" if where else f"{root}: {message}"
 

@@ -1,0 +1,122 @@
+"""The generator processes of a run: started together, measured together, gone afterwards.
+
+`Fleet` starts one process or more for each region, waits until all of them are connected, names one moment as the start
+for all, and merges what they hand back. Processes are children whose standard input is a pipe of ours; each ends when
+that pipe does, so that none outlives this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from bench.load.generator import GeneratorResult, GeneratorSpec, Progress, Start, window_of
+from bench.load.measure import Window
+from bench.suite import Load
+
+READY_TIMEOUT_S: Final = 120.0
+"""Connecting, and loading of keys."""
+
+LEAD_S: Final = 0.3
+"""Between the order to start and the start: the order must have arrived everywhere."""
+
+GRACE_S: Final = 30.0
+"""For the last answers, and for what a generator does when its clock has stopped."""
+
+STDERR_BYTES_MAX: Final = 16_384
+
+
+class LoadError(Exception):
+    """The load could not be made or measured; the text says why."""
+
+
+class Fleet:
+    """Generators of one run. Use it as an asynchronous context manager: at its end no process is left."""
+
+    def __init__(self, specs: list[GeneratorSpec]) -> None:
+        self._specs = specs
+        self._processes: list[asyncio.subprocess.Process] = []
+        self.window: Window | None = None
+
+    async def __aenter__(self) -> Self:
+        for _ in self._specs:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "bench.load.generator"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            self._processes.append(process)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        for process in self._processes:
+            await process.wait()
+            transport = getattr(process, "_transport", None)
+            if transport is not None:
+                transport.close()  # pipes of a killed child would be found open by the collector
+
+    @property
+    def processes(self) -> list[int]:
+        """The ids of the processes."""
+        return [process.pid for process in self._processes]
+
+    async def ready(self) -> None:
+        """Hand out the orders; returns once all are connected and keys are loaded. Raises `LoadError`.
+
+        Keys are loaded by the first generator, before the others begin.
+        """
+        for process, spec in zip(self._processes, self._specs, strict=True):
+            self._send(process, msgspec.json.encode(spec))
+        await asyncio.gather(*(self._expect(process, "ready", READY_TIMEOUT_S) for process in self._processes))
+
+    def start(self, load: Load) -> Window:
+        """Name the start, a moment from now."""
+        at = time.monotonic() + LEAD_S
+        for process in self._processes:
+            self._send(process, msgspec.json.encode(Start(at=at)))
+        self.window = window_of(load, at)
+        return self.window
+
+    async def finish(self, timeout_s: float) -> list[GeneratorResult]:
+        """Wait for the end of the window and the results. ``timeout_s`` is that of an operation."""
+        assert self.window is not None
+        patience = max(0.0, self.window.end - time.monotonic()) + timeout_s + GRACE_S
+        await asyncio.gather(*(self._expect(process, "done", patience) for process in self._processes))
+        return [_collect(Path(spec.output)) for spec in self._specs]
+
+    def _send(self, process: asyncio.subprocess.Process, line: bytes) -> None:
+        assert process.stdin is not None
+        process.stdin.write(line + b"\n")
+
+    async def _expect(self, process: asyncio.subprocess.Process, state: str, timeout_s: float) -> None:
+        assert process.stdout is not None
+        try:
+            line = await asyncio.wait_for(process.stdout.readline(), timeout_s)
+        except TimeoutError:
+            raise LoadError(f"a generator was not {state} after {timeout_s:.0f} s") from None
+        if not line:
+            assert process.stderr is not None
+            said = (await process.stderr.read(STDERR_BYTES_MAX)).decode(errors="replace").strip().splitlines()
+            raise LoadError(f"a generator died: {said[-1] if said else 'it said nothing'}")
+        progress = msgspec.json.decode(line, type=Progress)
+        if progress.state != state:
+            raise LoadError(f"a generator failed: {progress.error}")
+
+
+def _collect(path: Path) -> GeneratorResult:
+    result = msgspec.msgpack.decode(path.read_bytes(), type=GeneratorResult)
+    path.unlink()
+    return result

@@ -1,0 +1,104 @@
+"""What a target is, and the table of those there are.
+
+A target belongs to one deployment: it is made from the shape that is wanted, started with empty folders, loaded through
+the RPC that it names, and stopped. Its methods block; the runner calls them from a thread. A target that cannot run
+here says so with `TargetUnavailable` before anything is started, and is then skipped aloud.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, Literal
+
+from bench.results import Deployment
+from bench.suite import ClusterShape, TargetEntry
+from bench.workload import Workload
+from deploy import Cluster
+
+Digests = tuple[Literal["agree", "differ", "not compared"], str]
+
+
+class TargetError(Exception):
+    """A target could not be started, or has died; the text says why."""
+
+
+class TargetUnavailable(TargetError):
+    """The target cannot run here, or cannot do what is asked of it."""
+
+
+class Target(ABC):
+    """One deployment of one system."""
+
+    rpc: str = "session"
+    """What its generators speak: ``session`` or ``etcd``."""
+
+    cluster: Cluster | None = None
+    """Of replicas of Synod: what faults, shaping and attribution act on. None for other systems."""
+
+    def __init__(self, entry: TargetEntry, shape: ClusterShape) -> None:
+        self.entry = entry
+        self.shape = shape
+
+    @abstractmethod
+    def describe(self) -> Deployment:
+        """What is deployed, as results have it. May be asked before it is started."""
+
+    @abstractmethod
+    def refusal(self, workload: Workload, faults: Sequence[Mapping[str, object]]) -> str:
+        """Why this system cannot do that; empty when it can. Raises `TargetUnavailable` where it cannot run at all."""
+
+    @abstractmethod
+    def start(self, folder: Path) -> None:
+        """Start everything with its data under ``folder``; returns when it serves. Raises `TargetError`."""
+
+    @abstractmethod
+    def url(self, region: str) -> str:
+        """How clients in ``region`` reach it."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop everything; does nothing when nothing runs. Folders stay."""
+
+    @abstractmethod
+    def dead(self) -> list[str]:
+        """The names of processes that should run and do not."""
+
+    @abstractmethod
+    def logs(self, lines: int) -> dict[str, list[str]]:
+        """The last lines of what each process printed."""
+
+    @abstractmethod
+    def digests(self) -> Digests:
+        """Do all replicas hold the same at the end? Called when nothing is written any more."""
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by name."""
+        return {}
+
+
+_TARGETS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "synod": "bench.targets.synod:SynodTarget",
+        "etcd": "bench.targets.etcd:EtcdTarget",
+        "instant": "bench.targets.instant:InstantTarget",
+        "instant-etcd": "bench.targets.instant:InstantEtcdTarget",
+    }
+)
+
+
+def known_targets() -> list[str]:
+    """The names there are."""
+    return sorted(_TARGETS)
+
+
+def find_target(name: str) -> type[Target]:
+    """The class of a target. Raises `TargetError`."""
+    if name not in _TARGETS:
+        raise TargetError(f"target: there is no {name!r} (there are: {', '.join(known_targets())})")
+    module, _, attribute = _TARGETS[name].partition(":")
+    found: type[Target] = getattr(import_module(module), attribute)
+    return found

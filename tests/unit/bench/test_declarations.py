@@ -1,0 +1,142 @@
+"""Workloads and suites are checked once, before anything starts, by errors that name the field."""
+
+from typing import Any
+
+import pytest
+
+from bench.planning import plan_suite
+from bench.suite import SuiteError, available_suites, load_suite, parse_suite
+from bench.workload import WorkloadError, available_workloads, load_workload, parse_workload
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"keys": 0}, r"workload\.keys: 0"),
+        ({"keys": "many"}, r"workload\.keys: expected"),
+        ({"kees": 5}, r"workload: .*kees"),
+        ({"writes": 1.5}, r"workload\.writes: 1\.5"),
+        ({"writes": 0.5, "mix": {"read": 1.0}}, r"workload\.writes: is short for a mix"),
+        ({"mix": {"read": 0.5}}, r"workload\.mix: the shares sum to 0\.5"),
+        ({"mix": {"reed": 1.0}}, r"workload\.mix"),
+        ({"value": {"bytes": 4}}, r"workload\.value\.bytes: 4"),
+        ({"value": {"minimum": 1}}, r"workload\.value\.minimum: 16"),
+        ({"distribution": {"kind": "pareto"}}, r"workload\.distribution\.kind"),
+        ({"distribution": {"kind": "normal", "deviation": 0.0}}, r"workload\.distribution\.deviation"),
+        ({"distribution": {"kind": "latest"}}, r"workload\.distribution\.kind: latest .* mix\.insert is 0"),
+        ({"keys": 1, "conflict": {"percent": 5.0}}, r"workload\.conflict\.keys: 1 shared keys leave none"),
+        ({"conflict": {"percent": 101.0}}, r"workload\.conflict\.percent: 101"),
+        ({"conflict": {"percent": 5.0}, "locality": {"deviation": 0.1}}, r"workload\.locality: cannot be combined"),
+        ({"keys": 2, "mix": {"transaction": 1.0}}, r"workload\.keys: 2 keys cannot hold the 3"),
+        ({"group": 2, "mix": {"transaction": 1.0}}, r"workload\.group: 2 keys cannot hold the 3"),
+        ({"mix": {"create-run": 0.5, "read": 0.5}}, r"workload\.mix: operations on metadata"),
+        ({"mix": {"scan": 1.0}, "scans": {"length": 0}}, r"workload\.scans\.length: 0"),
+    ],
+)
+def test_a_workload_that_makes_no_sense_is_refused_by_its_field(table, message):
+    with pytest.raises(WorkloadError, match=message):
+        parse_workload(table)
+
+
+def test_an_unknown_workload_is_answered_with_those_there_are():
+    with pytest.raises(WorkloadError, match="uniform"):
+        load_workload("uniforn")
+
+
+@pytest.mark.parametrize("name", available_workloads())
+def test_every_shipped_workload_is_sound_and_says_what_it_is(name):
+    assert load_workload(name).summary
+
+
+@pytest.mark.parametrize("name", available_suites())
+def test_every_shipped_suite_is_sound_and_says_what_it_is(name):
+    suite = load_suite(name)
+    assert suite.summary
+    assert plan_suite(suite).plans
+
+
+def suite(*experiments: dict[str, Any], targets: tuple[dict[str, Any], ...] = ({"protocol": "multipaxos"},)) -> Any:
+    return {"name": "test", "repetitions": 2, "targets": list(targets), "experiments": list(experiments)}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ({"workload": "unknown"}, "there is no 'unknown'"),
+        ({"load": {"in_flight": 0}}, r"load\.in_flight: 0"),
+        ({"load": {"loop": "half-open"}}, r"load\.loop"),
+        ({"load": {"regions": 3}}, r"load\.regions: 3 regions need a topology"),
+        ({"load": {"in_flight": 2, "processes": 3}}, r"load\.in_flight: 2 cannot be shared among 3"),
+        ({"cluster": {"replicas": 3, "topology": "wan5"}}, r"cluster\.replicas: 3 replicas cannot stand in the 5"),
+        ({"cluster": {"topology": "moon"}}, r"cluster\.topology: there is no 'moon'"),
+        ({"cluster": {"batch_max": 0}}, r"cluster\.batch_max: 0"),
+        ({"history": {"fraction": 2.0}}, r"history\.fraction: 2\.0"),
+        ({"sweep": {"axis": "load.in_flght", "values": [1]}}, "in_flght"),
+        ({"sweep": {"axis": "moon", "values": [1]}}, r"sweep\.axis: 'moon'"),
+        ({"sweep": {"axis": "workload.conflict.percent", "values": [500]}}, r"workload\.conflict\.percent: 500"),
+        ({"sweep": {"axis": "load.rate", "values": [1]}, "load": {"saturation": {}}}, "saturation steps the load"),
+    ],
+)
+def test_a_suite_that_makes_no_sense_is_refused_before_anything_starts(experiment, message):
+    with pytest.raises(SuiteError, match=message):
+        plan_suite(parse_suite(suite({"name": "one", **experiment})))
+
+
+def test_an_unknown_protocol_is_refused_with_those_there_are():
+    with pytest.raises(SuiteError, match="there is no protocol 'raft9'"):
+        plan_suite(parse_suite(suite({"name": "one"}, targets=({"protocol": "raft9"},))))
+
+
+def test_what_a_protocol_cannot_do_is_skipped_aloud():
+    planned = plan_suite(
+        parse_suite(
+            suite(
+                {"name": "leases", "cluster": {"consistency": "lease"}},
+                {"name": "plain"},
+            )
+        )
+    )
+    assert {plan.experiment.name for plan in planned.plans} == {"plain"}
+    (skip,) = planned.skipped
+    assert (skip.experiment, skip.label) == ("leases", "multipaxos")
+    assert "no reads by lease" in skip.reason
+
+
+def test_targets_take_turns_and_begin_in_turn():
+    experiment = {"name": "one", "sweep": {"axis": "load.in_flight", "values": [1, 2]}}
+    plans = plan_suite(
+        parse_suite(suite(experiment, targets=({"protocol": "multipaxos"}, {"protocol": "fpaxos"})))
+    ).plans
+    order = [(plan.repetition, plan.point.value, plan.label) for plan in plans]
+    assert order == [
+        (0, 1, "multipaxos"),
+        (0, 1, "fpaxos"),
+        (0, 2, "multipaxos"),
+        (0, 2, "fpaxos"),
+        (1, 1, "fpaxos"),
+        (1, 1, "multipaxos"),
+        (1, 2, "fpaxos"),
+        (1, 2, "multipaxos"),
+    ]
+
+
+def test_all_targets_are_asked_the_same_and_repetitions_something_else():
+    plans = plan_suite(
+        parse_suite(suite({"name": "one"}, targets=({"protocol": "multipaxos"}, {"protocol": "fpaxos"})))
+    ).plans
+    seeds = {(plan.repetition, plan.label): (plan.seed, plan.prefix) for plan in plans}
+    assert seeds[0, "multipaxos"] == seeds[0, "fpaxos"]
+    assert seeds[0, "multipaxos"] != seeds[1, "multipaxos"]
+
+
+def test_two_targets_of_one_name_are_refused():
+    twice = ({"protocol": "multipaxos"}, {"protocol": "multipaxos"})
+    with pytest.raises(SuiteError, match="appears more than once"):
+        plan_suite(parse_suite(suite({"name": "one"}, targets=twice)))
+
+
+def test_a_target_may_change_the_cluster_and_says_so_in_its_name():
+    entry = {"protocol": "multipaxos", "cluster": {"batch_max": 1}}
+    (plan, *_) = plan_suite(parse_suite(suite({"name": "one"}, targets=(entry,)))).plans
+    assert plan.shape.batch_max == 1
+    assert plan.label == "multipaxos, batch_max 1"
