@@ -228,7 +228,11 @@ class Registers(TypingProtocol):
     """
 
     def transition(self, record: bytes | None, command: Command) -> tuple[bytes, bytes]:
-        """The record after ``command`` and the encoded results, one for each of its operations."""
+        """The record after ``command`` and the encoded results, one for each of its operations.
+
+        The record is empty when nothing is to be written. Where ``compare_and_set`` is not declared, ``record`` makes
+        no difference to a command that only writes, and may be None whatever is held.
+        """
 
     def read(self, record: bytes | None, command: Command) -> bytes:
         """The encoded results of a command that only reads."""

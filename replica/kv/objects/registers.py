@@ -52,7 +52,7 @@ class Registers(Protocol):
     """Pure functions of a record and a command that touches one key."""
 
     def transition(self, record: bytes | None, command: AppliedCommand) -> tuple[bytes, bytes]:
-        """The record after the command, and the encoded results."""
+        """The record after the command, and the encoded results. The record is empty when nothing is to be written."""
 
     def read(self, record: bytes | None, command: AppliedCommand) -> bytes:
         """The encoded results of a command that only reads."""
@@ -65,10 +65,11 @@ class PlainRegisters:
         self._abilities = Abilities(total_order=False, transactions=False, compare_and_set=False)
 
     def transition(self, record: bytes | None, command: AppliedCommand) -> tuple[bytes, bytes]:
-        """As `Registers.transition`: a function of the command alone, wherever it writes."""
+        """As `Registers.transition`; for a command that only writes, ``record`` makes no difference."""
         value = None if record is None else _values.decode(record).value
         results, value = self._run(command, value)
-        return _encode(_Value(value)), encode_results(results)
+        written = any(isinstance(result, Written | Deleted) for result in results)
+        return _encode(_Value(value)) if written else b"", encode_results(results)
 
     def read(self, record: bytes | None, command: AppliedCommand) -> bytes:
         """As `Registers.read`."""
