@@ -75,6 +75,7 @@ _parts: Final = msgspec.msgpack.Decoder(_Parts)
 _client_runs: Final = msgspec.msgpack.Decoder(list[ClientOperation])
 _reads: Final = msgspec.msgpack.Decoder(list[ReadOperation])
 _results: Final = msgspec.msgpack.Decoder(list[AnyResult])
+_raw_results: Final = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _one: Final = msgspec.msgpack.Decoder(AnyOperation)
 
 # msgspec raises these for bytes that are no MessagePack, and for MessagePack of another shape.
@@ -119,6 +120,17 @@ def decode_results(results: bytes, count: int) -> list[AnyResult]:
 def encode_results(results: Sequence[AnyResult]) -> bytes:
     """Results as they stand in an answer."""
     return _encode(results)
+
+
+def join_results(encoded: Sequence[bytes]) -> bytes:
+    """The answers to several pieces of a batch as one. Raises `MalformedOperation`."""
+    if len(encoded) == 1:
+        return encoded[0]
+    try:
+        results = [bytes(result) for piece in encoded for result in _raw_results.decode(piece)]
+    except _DECODE_ERRORS as error:
+        raise MalformedOperation(f"the results do not parse: {error}") from None
+    return array_header(len(results)) + b"".join(results)
 
 
 def array_header(length: int) -> bytes:

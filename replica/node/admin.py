@@ -11,10 +11,10 @@ import msgspec
 from prometheus_client import generate_latest
 
 from replica import __version__
+from replica.consensus.frontiers import reach
 from replica.consensus.interface import (
     Configuration,
     ConfigurationError,
-    Frontier,
     Member,
     Reason,
     Reconfigure,
@@ -22,11 +22,13 @@ from replica.consensus.interface import (
     Yield,
     validate_configuration,
 )
+from replica.kv.objects import ObjectDigest
 from replica.transport import LinkFault
 from replica.wire import typed as wire
 
 from .config import split_address
 from .errors import NodeFailure
+from .shapes import progress_of
 
 if TYPE_CHECKING:
     from .replica import Replica
@@ -80,14 +82,15 @@ class AdminService(wire.AdminServicer):
         reply.leader_address = leader_address
         reply.ballot = status.ballot
         reply.accepting = status.accepting
-        reply.decided = _number(status.decided)
-        reply.applied = replica.machine.applied
+        # By object these count the positions of all objects together.
+        reply.decided = reach(status.decided)
+        reply.applied = progress_of(replica.machine)
         reply.revision = replica.machine.revision
         reply.compacted = replica.machine.compacted
         reply.log_first = status.log_first
         reply.log_bytes = storage.log.usage().used_bytes
         reply.state_bytes = storage.state.usage().used_bytes
-        reply.snapshot_frontier = _number(anchor.frontier) if anchor.snapshot else 0
+        reply.snapshot_frontier = reach(anchor.frontier) if anchor.snapshot else 0
         reply.sessions = len(replica.machine.sessions)
         peers = replica.transport.peers()
         for member in anchor.configuration.members:
@@ -111,18 +114,23 @@ class AdminService(wire.AdminServicer):
         timeout_s = request.timeout_s or DIGEST_TIMEOUT_S
         try:
             async with asyncio.timeout(timeout_s):
-                await replica.loop.until(lambda: replica.machine.applied >= request.at_least)
+                await replica.loop.until(lambda: progress_of(replica.machine) >= request.at_least)
         except TimeoutError:
             await context.abort(
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 f"position {request.at_least} was not applied within {timeout_s} s: this replica stands at "
-                f"{replica.machine.applied}",
+                f"{progress_of(replica.machine)}",
             )
         try:
             digest = await replica.transitions.digest()
         except NodeFailure as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"no digest: {error}")
             raise
+        if isinstance(digest, ObjectDigest):
+            # Equal digests of equal length say more than equal numbers: `standing` is over every position applied.
+            return wire.DigestReply(
+                applied=digest.progress, digest=f"{digest.standing}-{digest.digest}", keys=digest.keys
+            )
         return wire.DigestReply(
             applied=digest.applied, revision=digest.revision, digest=digest.digest, keys=digest.keys
         )
@@ -137,7 +145,7 @@ class AdminService(wire.AdminServicer):
         except NodeFailure as error:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(error))
             raise
-        frontier = _number(report.frontier)
+        frontier = reach(report.frontier)
         return wire.TakeSnapshotReply(
             frontier=frontier, bytes=report.bytes, log_first=self._replica.coordinator.status().log_first
         )
@@ -339,7 +347,3 @@ def _fault_of(link: wire.LinkFault) -> LinkFault:
         blocked=link.blocked,
         rate_bytes_s=link.rate_bytes_s,
     )
-
-
-def _number(frontier: Frontier) -> int:
-    return frontier if isinstance(frontier, int) else 0

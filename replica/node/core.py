@@ -15,6 +15,7 @@ from replica.consensus.interface import (
     Command,
     ConfigurationError,
     CorruptRecord,
+    Footprint,
     Member,
     ProtocolSpec,
     Reject,
@@ -22,6 +23,8 @@ from replica.consensus.interface import (
 )
 from replica.consensus.registry import find_protocol
 from replica.kv.machine import StateMachine
+from replica.kv.objects import ObjectMachine, Part
+from replica.kv.objects.minting import Mint
 from replica.kv.operations import (
     KEY_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
@@ -41,7 +44,9 @@ from .folder import describe
 from .logs import Logger
 from .loop import Loop, Network, Writer
 from .metrics import NodeMetrics
+from .objects import KeyedSessions, ObjectLoop
 from .sessions import PendingRead, Sessions
+from .shapes import Machine, abilities_of, make_registers
 
 __all__ = ["Core"]
 
@@ -62,10 +67,11 @@ class Core:
         self.begun = False
         """The replica has a place in an epoch. Before, it waits to join, and has neither coordinator nor loop."""
         self.stopping = False
-        self.sessions = Sessions(
+        shape = KeyedSessions if _is_keyed(config.protocol.name) else Sessions
+        self.sessions = shape(
             self, cluster=config.cluster, limits=config.limits, batch_max=config.batch_max, metrics=metrics
         )
-        self.machine: StateMachine
+        self.machine: Machine
         self.coordinator: Coordinator
         self.loop: Loop
         self.expiry = Expiry(lambda: self.machine.leases, clock=self.clock, term=self._lease_term, propose=self._expire)
@@ -83,6 +89,21 @@ class Core:
         network: Network,
     ) -> None:
         """Build coordinator and loop for the epoch of ``anchor``, on the state as it stands. Raises `BadFolder`."""
+        capabilities = find_protocol(anchor.configuration.protocol).capabilities
+        shape: type[Loop] = Loop
+        if isinstance(self.sessions, KeyedSessions) == capabilities.total_order:
+            raise BadFolder(
+                f"{self.config.data}: the cluster runs protocol {anchor.configuration.protocol!r}, the configuration "
+                f"names {self.config.protocol.name!r}, which orders commands in another way; name the cluster's"
+            )
+        if isinstance(self.sessions, KeyedSessions):
+            shape = ObjectLoop
+            self.sessions.abilities = abilities_of(capabilities)
+            self.sessions.reads_everywhere = not capabilities.registers
+            try:
+                self.sessions.mint = Mint(self.config.replica, incarnation)
+            except ValueError as error:
+                raise BadFolder(f"{self.config.data}: {error}") from error
         try:
             self.coordinator = Coordinator(
                 find_protocol,
@@ -93,10 +114,12 @@ class Core:
                 incarnation=incarnation,
                 applied=self.machine.applied,
                 voting=voting,
+                registers=make_registers(capabilities),
+                objects=self,
             )
         except ConfigurationError as error:
             raise BadFolder(f"{self.config.data}: {error}") from error
-        self.loop = Loop(
+        self.loop = shape(
             coordinator=self.coordinator,
             writer=writer,
             network=network,
@@ -205,6 +228,20 @@ class Core:
         """Queue operations outside any session."""
         self.loop.propose_detached(operations, count, done, system=system)
 
+    def propose_part(self, part: Part, done: Callable[[bytes | Reject], None]) -> None:
+        """Queue operations that were cut out of a run."""
+        self.loop.propose_unnumbered(part.payload, part.count, done, Footprint(*part.touched))
+
+    @property
+    def newest_session(self) -> int:
+        """The highest session id seen, where replicas name sessions."""
+        return 0 if isinstance(self.machine, StateMachine) else self.machine.newest_session
+
+    def export(self, name: str) -> tuple[int, bytes]:
+        """As `replica.consensus.interface.Objects.export`."""
+        assert isinstance(self.machine, ObjectMachine), "only orders by object have any"
+        return self.machine.export(name)
+
     def request_read(self, read: PendingRead) -> None:
         """Queue a linearizable read."""
         self.loop.request_read(read)
@@ -283,6 +320,14 @@ class Core:
             return self.config.reads
         offered = self.coordinator.spec.capabilities.reads
         return next((way for way in READ_PREFERENCE if way in offered), "log")
+
+
+def _is_keyed(protocol: str) -> bool:
+    """Are its commands ordered by object, or its records registers? An unknown one is complained of later."""
+    try:
+        return not find_protocol(protocol).capabilities.total_order
+    except ConfigurationError:
+        return False
 
 
 def _not_waited_for(_outcome: bytes | Reject) -> None:

@@ -23,6 +23,7 @@ from sortedcontainers import SortedDict
 from replica import __version__
 from replica.client.errors import InvalidArgument
 from replica.client.port import AttachmentLost, PortOptions
+from replica.consensus.frontiers import reach
 from replica.consensus.interface import Discard, ProtocolSpec, Put, Record, Send, Stable, Write
 from replica.kv.machine import StateMachine
 from replica.kv.memory import MemoryStore
@@ -34,6 +35,7 @@ from .config import MemberConfig, NodeConfig, ProtocolConfig
 from .core import Core
 from .errors import NodeFailure
 from .metrics import NodeMetrics
+from .shapes import progress_of
 from .stored import Stored
 
 __all__ = ["EmbeddedPort", "file_port", "memory_port"]
@@ -137,9 +139,8 @@ class MemoryReplica(Core):
         await self.cancel_tasks()
 
     def _applied(self, _operations: int) -> None:
-        covered = self.coordinator.anchor.frontier
-        assert isinstance(covered, int)
-        if self.machine.applied - covered >= MEMORY_LOG_POSITIONS_MAX and not self._truncating:
+        covered = reach(self.coordinator.anchor.frontier)
+        if progress_of(self.machine) - covered >= MEMORY_LOG_POSITIONS_MAX and not self._truncating:
             self._truncating = True
             self.spawn(self._truncate())
 
@@ -232,7 +233,7 @@ class EmbeddedPort:
             ready=status.accepting,
             accepting=status.accepting,
             decided=status.decided if isinstance(status.decided, int) else 0,
-            applied=replica.machine.applied,
+            applied=progress_of(replica.machine),
             revision=replica.machine.revision,
             compacted=replica.machine.compacted,
             durability=replica.config.durability if isinstance(replica, FileReplica) else "none",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from replica.kv.machine import Digest, digest_of
+from replica.kv.objects import ObjectDigest
 from replica.storage.state import StoreView
 
 __all__ = ["DigestCancelled", "DigestTask"]
+
+AnyDigest: TypeAlias = Digest | ObjectDigest
 
 PAUSE_S: Final = 0.0001
 """After each stretch of keys the thread sleeps, however briefly, so that the loop's thread gets the interpreter."""
@@ -21,18 +25,20 @@ class DigestCancelled(Exception):
 class DigestTask:
     """A digest about to be worked out. `run` takes long and may run on any thread, while the replica goes on."""
 
-    def __init__(self, view: StoreView) -> None:
+    def __init__(self, view: StoreView, digest: Callable[..., AnyDigest] = digest_of) -> None:
+        """``digest`` is `digest_of`, or what stands for it where the state is by object."""
         self._view = view
+        self._digest = digest
         self._cancelled = False
 
     def cancel(self) -> None:
         """Have `run` give up soon. From any thread."""
         self._cancelled = True
 
-    def run(self) -> Digest:
+    def run(self) -> AnyDigest:
         """The digest of the view, which is closed then; to be called once. Raises `CorruptState`, `DigestCancelled`."""
         try:
-            return digest_of(self._view, between=self._between)
+            return self._digest(self._view, between=self._between)
         finally:
             self._view.close()
 

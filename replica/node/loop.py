@@ -32,12 +32,16 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Final, Protocol
 
+from replica.consensus.frontiers import covers
 from replica.consensus.interface import (
     Admitted,
+    Answer,
     Command,
     Deliver,
     Event,
+    Footprint,
     Frontier,
+    Install,
     Proposed,
     ReadRequested,
     Received,
@@ -55,6 +59,7 @@ from replica.storage.coordinator import Anchor, Coordinator, Turn
 from .config import Limits
 from .metrics import NodeMetrics
 from .sessions import PendingRead, Sessions
+from .shapes import Machine
 
 __all__ = ["Loop", "Network", "Writer", "covers"]
 
@@ -105,15 +110,6 @@ class Writer(Protocol):
         """Commit; the group when that is done on return, 0 when it will be reported. ``notify`` when it is durable."""
 
 
-def covers(applied: Frontier, frontier: Frontier) -> bool:
-    """Has everything up to ``frontier`` been applied?"""
-    if isinstance(applied, int) and isinstance(frontier, int):
-        return applied >= frontier
-    assert isinstance(applied, dict), "a frontier by object compares with one by object"
-    assert isinstance(frontier, dict), "a frontier by object compares with one by object"
-    return all(applied.get(name, 0) >= position for name, position in frontier.items())
-
-
 class Loop:
     """Drives one coordinator. Every method is to be called on the event loop's thread."""
 
@@ -123,7 +119,7 @@ class Loop:
         coordinator: Coordinator,
         writer: Writer,
         network: Network,
-        machine: StateMachine,
+        machine: Machine,
         sessions: Sessions,
         clock: Callable[[], float],
         limits: Limits,
@@ -226,10 +222,14 @@ class Loop:
 
     def propose_detached(self, operations: bytes, count: int, done: Done, *, system: bool = False) -> None:
         """Propose operations outside any session; ``done`` is told their results, or the refusal."""
+        self.propose_unnumbered(pack_payload(0, operations, system=system), count, done)
+
+    def propose_unnumbered(self, payload: bytes, count: int, done: Done, footprint: Footprint | None = None) -> None:
+        """The same for operations that are packed already."""
         token = self._next_detached
         self._next_detached += 1
         self._detached[token] = done
-        self.propose(Command(pack_payload(0, operations, system=system), 0, token, count))
+        self.propose(Command(payload, 0, token, count, footprint))
 
     def request_read(self, read: PendingRead) -> None:
         """Have a linearizable read granted and answered; all that arrive before the next turn share one
@@ -398,11 +398,15 @@ class Loop:
                 commands = commands[:taken]
             events.append(Proposed(tuple(commands)))
         if self._reads:
-            token = self._take_token()
-            self._reads_by_token[token] = self._reads
-            self._reads = []
-            events.append(ReadRequested(token))
+            self._ask_reads(events)
         return events, operations
+
+    def _ask_reads(self, events: list[Event]) -> None:
+        """Have the reads that have arrived granted, all by one token."""
+        token = self._take_token()
+        self._reads_by_token[token] = self._reads
+        self._reads = []
+        events.append(ReadRequested(token))
 
     def _take_token(self) -> int:
         token = self._next_token
@@ -417,7 +421,16 @@ class Loop:
                 send(message)
         if turn.group:
             self._groups.append((turn.group, turn.writes))
-        if turn.deliveries or turn.reads or turn.rejections or turn.refused_reads or turn.sealed or turn.snapshot_wish:
+        if (
+            turn.deliveries
+            or turn.reads
+            or turn.rejections
+            or turn.refused_reads
+            or turn.sealed
+            or turn.snapshot_wish
+            or turn.answers
+            or turn.installs
+        ):
             self._outcomes.append(turn)
         if self._outcomes:
             if self.sessions.in_flight_operations or not (turn.sends or self._groups):
@@ -514,8 +527,13 @@ class Loop:
         began = perf_counter() if stages.sequence >= 0 else 0.0
         while outcomes:
             turn = outcomes.popleft()
+            if turn.installs:
+                self._install(turn.installs)
+                applied += len(turn.installs)
             if turn.deliveries:
                 applied += self._apply(turn.deliveries)
+            if turn.answers:
+                applied += self._hand_out(turn.answers)
             for refused in turn.rejections:
                 self._reject(refused)
             for refused_read in turn.refused_reads:
@@ -550,8 +568,18 @@ class Loop:
         self._settling = False
         self._guard(self.machine.settle)
 
+    def _install(self, installs: list[Install]) -> None:
+        """Replace objects by what peers have exported."""
+        raise AssertionError("a protocol with one order for all commands has no objects")
+
+    def _hand_out(self, answers: list[Answer]) -> int:
+        """Hand out what the protocol has answered by itself; returns the number of operations."""
+        raise AssertionError("a protocol with an order of commands does not answer them itself")
+
     def _apply(self, deliveries: list[Deliver]) -> int:
-        apply = self.machine.apply
+        machine = self.machine
+        assert isinstance(machine, StateMachine), "this loop is for protocols with one order"
+        apply = machine.apply
         answer = self.sessions.answer
         is_attached = self.sessions.by_session.__contains__
         detached = self._detached
@@ -594,7 +622,7 @@ class Loop:
         """Answer what has been granted at a frontier that has been applied; grants come in the order asked."""
         waiting: list[tuple[Frontier, int]] = []
         for frontier, token in self._granted:
-            if not covers(self.machine.applied, frontier):
+            if not self._reached(frontier):
                 waiting.append((frontier, token))
                 continue
             question = self._questions.pop(token, None)
@@ -603,6 +631,10 @@ class Loop:
             for read in self._reads_by_token.pop(token, ()):
                 self.sessions.answer_read(read)
         self._granted = waiting
+
+    def _reached(self, frontier: Frontier) -> bool:
+        """Has everything up to ``frontier`` been applied?"""
+        return covers(self.machine.applied, frontier)
 
     def lose_detached(self, reason: str) -> None:
         """What was proposed outside sessions and is still open will not be answered here."""

@@ -65,6 +65,7 @@ from .logs import Logger
 from .metrics import NodeMetrics
 from .resources import resident_bytes
 from .session_service import SessionService
+from .shapes import progress_of
 from .stored import Stored, admissions_needed
 
 __all__ = ["Replica"]
@@ -186,7 +187,7 @@ class Replica(Stored):
             epoch=configuration.epoch,
             protocol=configuration.protocol,
             members=list(configuration.replicas),
-            applied=self.machine.applied,
+            applied=progress_of(self.machine),
         )
 
     async def stop(self) -> None:
@@ -409,7 +410,7 @@ class Replica(Stored):
             "ready": ("1 when linearizable commands would be served, here or through the leader.", float(self.ready)),
             "leading": ("1 when this replica leads.", float(status.leader == self.config.replica)),
             "epoch": ("The configuration epoch.", float(self.coordinator.epoch)),
-            "applied": ("The last position applied.", float(self.machine.applied)),
+            "applied": ("The last position applied.", float(progress_of(self.machine))),
             "revision": ("The revision of the store.", float(self.machine.revision)),
             "sessions": ("Sessions in the replicated state.", float(len(self.machine.sessions))),
             "sessions_attached": ("Streams of clients.", float(sessions.attached)),

@@ -29,17 +29,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from replica.consensus.interface import Command, Reason, Reject, RejectRead
+from replica.consensus.interface import Command, Footprint, Reason, Reject, RejectRead
 from replica.kv import operations as kv
 from replica.kv import runs
 from replica.kv.machine import Outcome
+from replica.kv.objects import Part
 from replica.wire import typed as wire
 
 from .attachment import Attachment
 from .config import Limits
 from .metrics import NodeMetrics
 
-__all__ = ["Engine", "PendingRead", "Sessions"]
+__all__ = ["Engine", "PendingRead", "Sessions", "code_of"]
 
 _READ_NAMES: Final = {
     wire.Consistency.READ_INDEX: "read-index",
@@ -65,7 +66,8 @@ _MESSAGES: Final = {
 }
 
 
-def _code_of(error: runs.MalformedOperation) -> wire.Code:
+def code_of(error: runs.MalformedOperation) -> wire.Code:
+    """What the client is told for an operation that does not parse or is too large."""
     return wire.Code.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.Code.INVALID
 
 
@@ -99,6 +101,13 @@ class Engine(Protocol):
         self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False
     ) -> None:
         """Queue operations outside any session; ``done`` gets their results or the refusal."""
+
+    def propose_part(self, part: Part, done: Callable[[bytes | Reject], None]) -> None:
+        """The same for operations that were cut out of a run."""
+
+    @property
+    def newest_session(self) -> int:
+        """The highest session id seen, where replicas name sessions."""
 
     def request_read(self, read: PendingRead) -> None:
         """Queue a linearizable read for the next turn."""
@@ -335,7 +344,7 @@ class Sessions:
         try:
             runs.validate_run(operations, count)
         except runs.MalformedOperation as error:
-            self._refuse_run(attachment, run, _code_of(error), str(error))
+            self._refuse_run(attachment, run, code_of(error), str(error))
             return
         payload = runs.pack_payload(run.acknowledged, operations)
         if count <= self._batch_max:
@@ -344,7 +353,14 @@ class Sessions:
         for offset, part, piece in runs.split_payload(payload, self._batch_max):
             self._propose(attachment, run.first_sequence + offset, part, piece)
 
-    def _propose(self, attachment: Attachment, sequence: int, count: int, payload: bytes) -> None:
+    def _propose(
+        self,
+        attachment: Attachment,
+        sequence: int,
+        count: int,
+        payload: bytes,
+        footprint: Footprint | None = None,
+    ) -> None:
         size = len(payload)
         before = attachment.in_flight.pop(sequence, None)
         if before is not None:
@@ -353,7 +369,7 @@ class Sessions:
         attachment.in_flight_operations += count
         self.in_flight_operations += count
         self.in_flight_bytes += size
-        self._engine.propose(Command(payload, attachment.session, sequence, count))
+        self._engine.propose(Command(payload, attachment.session, sequence, count, footprint))
 
     def _refuse_run(self, attachment: Attachment, run: wire.Run, code: wire.Code, message: str) -> None:
         self._metrics.operations_refused += run.count
@@ -390,16 +406,20 @@ class Sessions:
             pending = PendingRead(attachment, read)
             attachment.reads += 1
             self.reads_waiting += 1
-            if way == "log":
-                self._read_by_log(pending)
-            else:
-                engine.request_read(pending)
+            self._ask(pending, way)
+
+    def _ask(self, pending: PendingRead, way: str) -> None:
+        """Have a read answered in that way."""
+        if way == "log":
+            self._read_by_log(pending)
+        else:
+            self._engine.request_read(pending)
 
     def _read_by_log(self, pending: PendingRead) -> None:
         try:
             runs.validate_reads(pending.operations, pending.count)
         except runs.MalformedOperation as error:
-            self.refuse_read(pending, _code_of(error), str(error))
+            self.refuse_read(pending, code_of(error), str(error))
             return
 
         def done(outcome: bytes | Reject) -> None:
@@ -424,7 +444,7 @@ class Sessions:
         try:
             results = self._engine.read_now(operations, count)
         except runs.MalformedOperation as error:
-            self._refuse_read(attachment, id_, _code_of(error), str(error))
+            self._refuse_read(attachment, id_, code_of(error), str(error))
             return
         attachment.put_read_result(id_, results)
         self._metrics.reads_served += 1

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Mapping
 
 from replica.consensus.interface import Configuration, Frontier, ReplicaId, Send
+from replica.consensus.registry import find_protocol
 from replica.kv.layout import CorruptState
-from replica.kv.machine import StateMachine
+from replica.kv.store import Store
 from replica.storage.coordinator import Anchor
 from replica.storage.errors import StorageError
 from replica.storage.recovery import Storage
@@ -20,6 +21,7 @@ from .errors import Damaged, NotAMember
 from .folder import describe, open_data
 from .logs import Logger
 from .metrics import NodeMetrics
+from .shapes import Machine, make_machine
 from .transitions import Transitions
 
 __all__ = ["Stored", "admissions_needed"]
@@ -65,13 +67,19 @@ class Stored(Core):
             failure = describe(error) if isinstance(error, StorageError) else Damaged(f"{self.config.data}: {error}")
             raise failure from error
 
-    def _recover_machine(self) -> StateMachine:
+    def make_machine(self, store: Store) -> Machine:
+        """The state of the present protocol's shape, on what the store holds. Raises `CorruptState`."""
+        anchor = self.storage.anchor
+        name = self.config.protocol.name if anchor is None else anchor.configuration.protocol
+        return make_machine(find_protocol(name).capabilities, store)
+
+    def _recover_machine(self) -> Machine:
         """The machine on the recovered state; a state that it cannot read is built anew. Raises `CorruptState`."""
         try:
-            return StateMachine(self.storage.state)
+            return self.make_machine(self.storage.state)
         except CorruptState as error:
             self.log.warning("the state is built anew from snapshot and log", problem=str(error))
-            return StateMachine(self.storage.rebuild_state())
+            return self.make_machine(self.storage.rebuild_state())
 
     def close_data(self) -> None:
         """Wait for the disk, mark the data as cleanly closed, and close it. The loop must have halted."""
@@ -122,7 +130,7 @@ class Stored(Core):
         )
         return True
 
-    def take_over(self, machine: StateMachine) -> None:
+    def take_over(self, machine: Machine) -> None:
         """An installed snapshot has replaced the state."""
         self.machine = machine
         if self.begun:

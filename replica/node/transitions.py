@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
+from replica.consensus.frontiers import covers, joined, reach
 from replica.consensus.interface import Frontier, Put, Reason, ReplicaId, Sealed, SnapshotUnavailable, SnapshotWish
 from replica.kv.layout import CorruptState
-from replica.kv.machine import Digest, StateMachine
+from replica.kv.machine import Digest, StateMachine, digest_of
+from replica.kv.objects import ObjectDigest, RegisterMachine, object_digest_of
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
 from replica.storage.snapshots import SnapshotTask, SnapshotWritten
@@ -28,7 +30,7 @@ from replica.transport import SnapshotError, SnapshotQuery, SnapshotRefused, Sna
 
 from .errors import NodeFailure
 from .fingerprint import DigestCancelled, DigestTask
-from .loop import covers
+from .shapes import progress_of
 
 if TYPE_CHECKING:
     from .stored import Stored
@@ -71,6 +73,8 @@ class Transitions:
         self._problems: dict[ReplicaId, str] = {}
         self._wanted_epoch = 0
         self._snapshot_due = False
+        self._covered: tuple[Anchor | None, int] = (None, 0)
+        """How many positions the snapshot of an anchor covers."""
         self._snapshot_bytes_at = 0
         self._uncommitted = 0
         self._commit_timer: asyncio.TimerHandle | None = None
@@ -129,9 +133,12 @@ class Transitions:
     def _is_snapshot_due(self) -> bool:
         replica = self._replica
         policy = replica.config.snapshot
-        applied, covered = replica.machine.applied, replica.coordinator.anchor.frontier
-        assert isinstance(covered, int), "snapshots by object are not taken by count"
-        if policy.every_positions and applied - covered >= policy.every_positions:
+        if isinstance(replica.machine, RegisterMachine):
+            return False
+        anchor = replica.coordinator.anchor
+        if self._covered[0] is not anchor:
+            self._covered = (anchor, reach(anchor.frontier))
+        if policy.every_positions and progress_of(replica.machine) - self._covered[1] >= policy.every_positions:
             return True
         written = replica.writer.statistics.bytes - self._snapshot_bytes_at
         return bool(policy.every_bytes) and written >= policy.every_bytes
@@ -157,6 +164,11 @@ class Transitions:
     async def _take_snapshot(self) -> SnapshotReport:
         replica = self._replica
         coordinator, storage = replica.coordinator, replica.storage
+        if isinstance(replica.machine, RegisterMachine):
+            raise NodeFailure(
+                f"protocol {coordinator.configuration.protocol!r} has no snapshots: its records are all there is, and "
+                "nothing grows with the number of writes"
+            )
         if coordinator.sealed is not None:
             raise NodeFailure("the epoch is being changed, which takes a snapshot by itself")
         self.commit_state()
@@ -206,7 +218,7 @@ class Transitions:
             task.cancel()
             await asyncio.wait([reading])
 
-    async def digest(self) -> Digest:
+    async def digest(self) -> Digest | ObjectDigest:
         """The digest of the state as applied now, worked out beside the loop. One transition at a time: snapshots and
         changes of the epoch wait for it.
 
@@ -217,7 +229,13 @@ class Transitions:
             self.commit_state()
             if replica.loop.halted:
                 raise NodeFailure("the replica has stopped")
-            task = DigestTask(replica.storage.state.view())
+            if isinstance(replica.machine, RegisterMachine):
+                raise NodeFailure(
+                    "a replica's own registers may be old ones, so their digest would tell nothing: compare what "
+                    "linearizable reads of the keys answer"
+                )
+            ordered = isinstance(replica.machine, StateMachine)
+            task = DigestTask(replica.storage.state.view(), digest_of if ordered else object_digest_of)
             try:
                 return await self._read(task, task.run)
             except DigestCancelled as error:
@@ -268,7 +286,7 @@ class Transitions:
     def align(self, anchor: Anchor) -> None:
         """Take the machine over the position of the seal, at which there is nothing to apply."""
         machine = self._replica.machine
-        if anchor.frontier == anchor.base and machine.applied + 1 == anchor.base:
+        if isinstance(machine, StateMachine) and anchor.frontier == anchor.base and machine.applied + 1 == anchor.base:
             machine.advance(machine.applied + 1)
 
     # ------------------------------------------------------------------------------------- snapshots of peers
@@ -282,7 +300,8 @@ class Transitions:
     async def _fulfil(self, wish: SnapshotWish) -> None:
         replica = self._replica
         try:
-            fetched = await self._fetch(wish.peer, wish.frontier, replica.coordinator.epoch)
+            frontier = joined(wish.frontier, replica.coordinator.anchor.frontier)
+            fetched = await self._fetch(wish.peer, frontier, replica.coordinator.epoch)
         finally:
             self._fetching = False
         if not fetched:
@@ -379,7 +398,7 @@ class Transitions:
             self._commit_timer = None
         self._uncommitted = 0
         try:
-            replica.take_over(StateMachine(store))
+            replica.take_over(replica.make_machine(store))
         except CorruptState as error:
             raise NodeFailure(f"the installed snapshot cannot be used: {error}") from error
 
@@ -391,7 +410,10 @@ class Transitions:
         epoch = replica.coordinator.epoch
         if anchor.configuration.epoch != epoch:
             return anchor.configuration.epoch > epoch
-        return not covers(replica.machine.applied, anchor.frontier)
+        # By object a snapshot may lie ahead in one and behind in another. What the own one covers is not to be lost:
+        # the log need not hold it any more.
+        standing = replica.coordinator.anchor.frontier
+        return not covers(replica.machine.applied, anchor.frontier) and covers(anchor.frontier, standing)
 
     # -------------------------------------------------------------------------------------- serving snapshots
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from replica.simulation.abd_witness import AbdWitness
 from replica.simulation.raft_witness import RaftWitness
 from replica.simulation.witness import MultiPaxosWitness, SoloWitness, Witness
 
@@ -12,6 +13,7 @@ WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
     "multipaxos": MultiPaxosWitness,
     "fpaxos": MultiPaxosWitness,
     "null": SoloWitness,
+    "abd": AbdWitness,
     "raft": RaftWitness,
 }
 """By the protocol's name."""

@@ -15,6 +15,7 @@ import msgspec
 
 from replica.kv import operations as kv
 from replica.kv import runs
+from replica.kv.machine import StateMachine
 from replica.node.config import LogConfig, NodeConfig, load_config
 from replica.node.errors import NodeFailure
 from replica.node.logs import make_logger
@@ -50,6 +51,12 @@ def free_addresses(count: int) -> list[str]:
             each.close()
 
 
+def state_of(node: Replica) -> StateMachine:
+    """The state of a replica whose protocol has one order over all commands."""
+    assert isinstance(node.machine, StateMachine)
+    return node.machine
+
+
 class Nodes:
     """The replicas of one cluster, to be started, stopped, crashed and replaced."""
 
@@ -79,7 +86,7 @@ class Nodes:
             **self.settings,
             **{name.replace("__", "."): value for name, value in settings.items()},
         }
-        if flags.get("protocol.name") != "null":
+        if flags.get("protocol.name", "multipaxos") in {"multipaxos", "fpaxos"}:
             flags["protocol.options"] = ",".join(filter(None, (PATIENT_ELECTIONS, flags.get("protocol.options"))))
         return load_config(flags=flags)
 
@@ -141,12 +148,12 @@ class Nodes:
     async def agree(self) -> str:
         """Wait until all replicas that run have applied what the leader has, and compare their digests."""
         leader = await self.leader()
-        applied = leader.machine.applied
+        applied = state_of(leader).applied
         digests = set()
         for node in self.running.values():
             await eventually(partial(_has_applied, node, applied), f"position {applied} applied")
         for node in self.running.values():
-            digests.add(node.machine.digest().digest)
+            digests.add(state_of(node).digest().digest)
         assert len(digests) == 1, digests
         return digests.pop()
 
@@ -156,7 +163,7 @@ def _is_ready(node: Replica) -> bool:
 
 
 def _has_applied(node: Replica, position: int) -> bool:
-    return node.machine.applied >= position
+    return state_of(node).applied >= position
 
 
 @asynccontextmanager

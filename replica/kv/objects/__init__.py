@@ -16,7 +16,7 @@ from .abilities import Abilities
 from .cutting import Part, cut
 from .machine import ObjectDigest, ObjectMachine, object_digest_of
 from .record import SESSIONS_PER_KEY_MAX
-from .registers import AtomicRegisters, PlainRegisters
+from .registers import AtomicRegisters, PlainRegisters, RegisterMachine
 
 __all__ = [
     "SESSIONS_PER_KEY_MAX",
@@ -26,6 +26,7 @@ __all__ = [
     "ObjectMachine",
     "Part",
     "PlainRegisters",
+    "RegisterMachine",
     "cut",
     "object_digest_of",
 ]

@@ -29,6 +29,7 @@ import msgspec
 
 from replica.kv.execution import CROWDED
 from replica.kv.layout import META, CorruptState
+from replica.kv.leases import Leases
 from replica.kv.operations import RESULT_BYTES_MAX, SYSTEM_PREFIX, AnyResult, Failed, Failure, KeyValue, ReadOperation
 from replica.kv.outcomes import Outcome
 from replica.kv.store import Reader, Store
@@ -66,6 +67,8 @@ class ObjectDigest(msgspec.Struct, frozen=True, array_like=True):
     """A fingerprint of the state, the same on every replica that has applied the same positions."""
 
     applied: dict[str, int]
+    progress: int
+    """How many positions that is, of all objects together."""
     standing: str
     """Hexadecimal, over everything that tells which positions have been applied: digests compare where it is equal."""
     keys: int
@@ -89,6 +92,12 @@ class ObjectMachine:
     ``abilities`` and ``sessions_max`` must be the same on all replicas.
     """
 
+    revision: Final = 0
+    """There is no revision of the whole."""
+    compacted: Final = 0
+    sessions: Final = ()
+    """There is no register of sessions: they are with the keys."""
+
     def __init__(
         self,
         store: Store,
@@ -109,6 +118,10 @@ class ObjectMachine:
         self._cached_bytes = 0
         self._objects: dict[str, Positions] = {}
         self._advanced: dict[str, None] = {}
+        self.leases = Leases(self.store)
+        """None, ever."""
+        self.progress = 0
+        """How many positions have been applied, of all objects together."""
         self.newest_session = 0
         """The highest session id seen in a command or a refusal: what is minted here has to lie above it.
 
@@ -128,6 +141,7 @@ class ObjectMachine:
                 self._objects[key.decode()] = _positions.decode(data)
             except ValueError as error:
                 raise CorruptState(OBJECTS, key, str(error)) from None
+        self.progress = sum(map(_size, self._objects.values()))
 
     # ------------------------------------------------------------------------------------------------------ positions
 
@@ -182,6 +196,7 @@ class ObjectMachine:
                 if isinstance(result, Failed) and result.code == Failure.SESSION_UNKNOWN:
                     self.newest_session = max(self.newest_session, result.detail)
         self._positions_of(name).add(position)
+        self.progress += 1
         if self._cached_bytes > CACHED_BYTES_MAX:
             self._flush()
         return outcomes
@@ -211,7 +226,10 @@ class ObjectMachine:
         self._forget(key)
         self._remember(key, decode_record(image) if image else KeyRecord(sessions={}))
         self._changed[key] = None
-        self._positions_of(name).raise_to(position)
+        reached = self._positions_of(name)
+        before = _size(reached)
+        reached.raise_to(position)
+        self.progress += _size(reached) - before
         return True
 
     def commit(self) -> None:
@@ -223,6 +241,12 @@ class ObjectMachine:
     def scavenging(self) -> bool:
         """Is there anything left to tidy up? Never: nothing of the past is kept."""
         return False
+
+    settled: Final = True
+    """Nothing is put off until the answers have left."""
+
+    def settle(self) -> None:
+        """There is nothing to be done."""
 
     def prepare(self) -> None:
         """Bring the store's open transaction up to what was applied, without ending it."""
@@ -320,7 +344,11 @@ class ObjectMachine:
                 between()
         folded = total % (1 << (8 * DIGEST_BYTES))
         standing = blake2b(_encode(sorted(self._objects.items())), digest_size=DIGEST_BYTES).hexdigest()
-        return ObjectDigest(self.applied, standing, keys, folded.to_bytes(DIGEST_BYTES, "big").hex())
+        return ObjectDigest(self.applied, self.progress, standing, keys, folded.to_bytes(DIGEST_BYTES, "big").hex())
+
+
+def _size(positions: Positions) -> int:
+    return positions.frontier + sum(last - first + 1 for first, last in positions.above)
 
 
 def _key_of(found: tuple[bytes, KeyRecord]) -> bytes:

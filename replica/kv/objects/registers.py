@@ -11,12 +11,14 @@ Two kinds, by what the protocol can do with a record:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
 from replica.kv.execution import CROWDED, MALFORMED
+from replica.kv.leases import Leases
+from replica.kv.memory import MemoryStore
 from replica.kv.operations import (
     RESULT_BYTES_MAX,
     SYSTEM_PREFIX,
@@ -123,6 +125,34 @@ class AtomicRegisters:
     def read(self, record: bytes | None, command: AppliedCommand) -> bytes:
         """As `Registers.read`."""
         return execute(_OneKey(record), command, self._abilities, sessions_max=self._sessions_max).encoded()
+
+
+class RegisterMachine:
+    """Stands where a state machine stands, for protocols whose records are the state: there is nothing to apply."""
+
+    applied: Final[dict[str, int]] = {}
+    revision: Final = 0
+    compacted: Final = 0
+    sessions: Final = ()
+    scavenging: Final = False
+    newest_session: Final = 0
+
+    def __init__(self) -> None:
+        self.leases = Leases(MemoryStore())
+        """None, ever."""
+
+    settled: Final = True
+
+    def settle(self) -> None:
+        """There is nothing to be done."""
+
+    def commit(self) -> None:
+        """There is nothing that could be lost."""
+
+    def query(self, operations: Sequence[AnyOperation]) -> list[AnyResult]:
+        """Nothing is answered from here."""
+        message = "registers are read through the protocol, since a replica's own record may be an old one"
+        return [Failed(0, Failure.UNSUPPORTED, message) for _ in operations]
 
 
 class _OneKey:

@@ -23,11 +23,22 @@ from replica.node.errors import (
 )
 from replica.node.replica import Replica
 from replica.wire import typed as wire
-from tests.support.nodes import Nodes, RawSession, Refused, admin, attach, eventually, failure_of, free_addresses, nodes
+from tests.support.nodes import (
+    Nodes,
+    RawSession,
+    Refused,
+    admin,
+    attach,
+    eventually,
+    failure_of,
+    free_addresses,
+    nodes,
+    state_of,
+)
 
 
 def _caught_up(node: Replica, leader: Replica) -> bool:
-    return node.machine.applied >= leader.machine.applied
+    return state_of(node).applied >= state_of(leader).applied
 
 
 @pytest.mark.parametrize("sync_mode", ["inline", "thread"])
@@ -96,7 +107,7 @@ async def test_a_snapshot_truncates_the_log_and_a_replica_that_was_away_catches_
             await node.loop.until(partial(_caught_up, node, leader))
             async with admin(node) as operator:
                 reply = await operator.TakeSnapshot(wire.TakeSnapshotRequest())
-                assert reply.frontier == node.machine.applied
+                assert reply.frontier == state_of(node).applied
                 assert 1 < reply.log_first <= reply.frontier + 1
                 assert reply.bytes > 0
         await cluster.start(away.config.replica)
@@ -146,15 +157,15 @@ async def test_a_state_that_is_not_trusted_is_rebuilt_from_snapshot_and_log(tmp_
             async with admin(leader) as operator:
                 await operator.TakeSnapshot(wire.TakeSnapshotRequest())
             await session.put(b"behind", b"2")
-        digest = leader.machine.digest()
+        digest = state_of(leader).digest()
         await cluster.stop()
         shutil.rmtree(Path(leader.config.data) / "state")
         (Path(leader.config.data) / "state").mkdir()
         await cluster.start()
         leader = await cluster.leader()
         assert leader.storage.state_rebuilt
-        await eventually(lambda: leader.machine.applied >= digest.applied, "what the log holds applied again")
-        assert leader.machine.digest().digest == digest.digest
+        await eventually(lambda: state_of(leader).applied >= digest.applied, "what the log holds applied again")
+        assert state_of(leader).digest().digest == digest.digest
         async with await attach(leader) as session:
             assert await session.get(b"before") == b"1"
             assert await session.get(b"behind") == b"2"
@@ -433,15 +444,15 @@ async def test_what_a_failure_leaves_half_done_is_not_kept(tmp_path):
         async with await attach(leader) as session:
             for number in range(5):
                 await session.put(b"key", b"value%d" % number)
-            digest = leader.machine.digest().digest
+            digest = state_of(leader).digest().digest
             # Records reach the store's open transaction before the position that they belong to does.
-            leader.machine.history.flush()
+            state_of(leader).history.flush()
             leader.fail(OSError("something broke"))
         await cluster.stop()
         await cluster.start()
         leader = await cluster.leader()
-        await leader.loop.until(lambda: leader.machine.revision == 5)
-        assert leader.machine.digest().digest == digest
+        await leader.loop.until(lambda: state_of(leader).revision == 5)
+        assert state_of(leader).digest().digest == digest
         async with await attach(leader) as session:
             (got,) = await session.read(kv.Get(b"key"))
             assert (got.item.version, got.item.value) == (5, b"value4")
@@ -514,5 +525,5 @@ async def test_what_compaction_leaves_behind_is_removed_though_nothing_more_come
                 session.acknowledged = session.sequence
             (compacted,) = await session.run(kv.Compact(20_000))
             assert isinstance(compacted, kv.Compacted)
-            await eventually(lambda: not leader.machine.scavenging, "everything superseded removed")
-            assert leader.machine.store.count("history") == 10
+            await eventually(lambda: not state_of(leader).scavenging, "everything superseded removed")
+            assert state_of(leader).store.count("history") == 10

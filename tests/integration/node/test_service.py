@@ -18,7 +18,7 @@ from replica.node.fingerprint import DigestCancelled
 from replica.node.replica import Replica
 from replica.node.stages import STAGES
 from replica.wire import typed as wire
-from tests.support.nodes import RawSession, Refused, admin, attach, eventually, nodes
+from tests.support.nodes import RawSession, Refused, admin, attach, eventually, nodes, state_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -133,12 +133,12 @@ async def test_a_read_through_the_log_is_answered_like_any_other(cluster):
 async def test_what_is_too_large_or_malformed_is_refused_before_it_is_proposed(cluster, operations, code):
     leader = await cluster.leader()
     async with await attach(leader) as session:
-        applied = leader.machine.applied
+        applied = state_of(leader).applied
         with pytest.raises(Refused) as refused:
             await session.run(*operations)
         assert (refused.value.code, refused.value.definite) == (code, True)
         assert "\n" not in str(refused.value)
-        assert leader.machine.applied == applied
+        assert state_of(leader).applied == applied
         assert await session.put(b"key", b"the session goes on")
 
 
@@ -210,10 +210,10 @@ async def test_goodbye_closes_the_session(cluster):
     leader = await cluster.leader()
     async with await attach(leader) as session:
         name = session.session
-        assert name in leader.machine.sessions
+        assert name in state_of(leader).sessions
         await session.send(wire.ClientFrame(goodbye=True))
         await session.ended()
-    await eventually(lambda: name not in leader.machine.sessions, "the session closed")
+    await eventually(lambda: name not in state_of(leader).sessions, "the session closed")
 
 
 async def test_one_operation_a_command_can_be_asked_for(tmp_path):
@@ -234,7 +234,7 @@ async def test_a_full_queue_refuses_before_proposing(tmp_path):
             with pytest.raises(Refused) as refused:
                 await session.run(*(kv.Put(b"k%d" % number, b"v") for number in range(11)))
             assert (refused.value.code, refused.value.definite) == (wire.Code.OVERLOADED, True)
-            assert leader.machine.revision == 0
+            assert state_of(leader).revision == 0
             assert len(await session.run(*(kv.Put(b"k%d" % number, b"v") for number in range(10)))) == 10
 
 
@@ -320,7 +320,7 @@ async def test_a_digest_is_worked_out_while_the_replica_goes_on(tmp_path, monkey
         leader = await cluster.leader()
         async with admin(leader) as operator, await attach(leader) as session:
             await session.put(b"key", b"value")
-            before = leader.machine.digest()
+            before = state_of(leader).digest()
             asked = asyncio.ensure_future(operator.Digest(wire.DigestRequest(at_least=before.applied)))
             try:
                 await eventually(begun.is_set, "the digest being worked out")
@@ -332,7 +332,7 @@ async def test_a_digest_is_worked_out_while_the_replica_goes_on(tmp_path, monkey
             reply = await asked
             assert (reply.applied, reply.revision, reply.keys, reply.digest) == msgspec.structs.astuple(before)
             reply = await operator.Digest(wire.DigestRequest())
-            assert reply.digest == leader.machine.digest().digest != before.digest
+            assert reply.digest == state_of(leader).digest().digest != before.digest
 
 
 async def test_a_replica_that_stops_gives_up_the_digest_that_it_is_working_out(tmp_path, monkeypatch):

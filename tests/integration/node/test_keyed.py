@@ -1,0 +1,164 @@
+"""Protocols that are not one log, on real replicas: by object, from a package outside the tree, and registers."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from replica.client import AsyncStore, connect_async
+from replica.client.errors import Unsupported
+from replica.kv.objects import ObjectMachine
+from replica.kv.operations import KeyValue, Written
+from tests.support.nodes import Nodes, eventually, nodes
+from tests.support.packages import install
+
+KEYS = 40
+
+
+@pytest.fixture
+def partitioned(tmp_path, monkeypatch):
+    """The package `partitioned`, installed where this process looks for packages."""
+    monkeypatch.syspath_prepend(str(install("partitioned", tmp_path / "site")))
+    yield "partitioned"
+    sys.modules.pop("partitioned", None)
+
+
+def urls(cluster: Nodes, *replicas: int) -> str:
+    return ",".join(cluster.members[each][1] for each in replicas or cluster.members)
+
+
+def state(cluster: Nodes, replica: int) -> ObjectMachine:
+    machine = cluster.running[replica].machine
+    assert isinstance(machine, ObjectMachine)
+    return machine
+
+
+async def ready(cluster: Nodes) -> None:
+    for node in list(cluster.running.values()):
+        await eventually(_is_ready(node), "a ready replica")
+
+
+def _is_ready(node: Any) -> Callable[[], bool]:
+    return lambda: node.begun and node.coordinator.status().accepting
+
+
+async def value(store: AsyncStore, key: str) -> bytes | None:
+    item = await store.get(key)
+    return None if item is None else item.value
+
+
+async def everything(store: AsyncStore) -> list[KeyValue]:
+    return [item async for item in store.range(prefix="")]
+
+
+async def overwrite(store: AsyncStore) -> None:
+    async with store.txn() as transaction:
+        await transaction.get("a")
+        transaction.put("a", b"1")
+
+
+async def settled(cluster: Nodes) -> str:
+    """The one digest of all replicas, once they stand alike."""
+
+    digests: list[Any] = []
+
+    def equal() -> bool:
+        digests[:] = [state(cluster, each).digest() for each in cluster.running]
+        return len({(each.standing, each.digest) for each in digests}) == 1
+
+    await eventually(equal, "equal states")
+    return str(digests[0].digest)
+
+
+async def test_a_protocol_from_another_package_serves_clients_on_any_replica(tmp_path, partitioned):
+    async with nodes(tmp_path, protocol__name=partitioned) as cluster:
+        await cluster.start()
+        await ready(cluster)
+        for replica in cluster.members:
+            async with connect_async(urls(cluster, replica)) as store:
+                await asyncio.gather(*(store.add(f"n/{key}", 1) for key in range(KEYS)))
+        async with connect_async(urls(cluster)) as store:
+            items = await asyncio.gather(*(store.get(f"n/{key}") for key in range(KEYS)))
+            assert {item.value for item in items if isinstance(item, KeyValue)} == {b"3"}
+            assert {item.mod_revision for item in items if isinstance(item, KeyValue)} == {3}
+        await settled(cluster)
+
+
+async def test_what_was_applied_is_there_after_every_replica_was_started_again(tmp_path, partitioned):
+    async with nodes(tmp_path, protocol__name=partitioned, snapshot__every_positions=20) as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster)) as store:
+            await asyncio.gather(*(store.put(f"k/{key}", b"%d" % key) for key in range(KEYS)))
+            before = await settled(cluster)
+        await cluster.stop()
+        await cluster.start()
+        await ready(cluster)
+        assert await settled(cluster) == before
+        async with connect_async(urls(cluster)) as store:
+            assert await value(store, "k/7") == b"7"
+            assert await store.put("k/7", b"again") == Written(2)
+
+
+async def test_what_needs_one_revision_or_several_keys_is_refused_with_reasons(tmp_path, partitioned):
+    async with nodes(tmp_path, protocol__name=partitioned) as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster)) as store:
+            await store.put("a", b"1")
+            with pytest.raises(Unsupported, match="one revision for all keys"):
+                await store.get("a", revision=1)
+            with pytest.raises(Unsupported, match="spans several keys"):
+                await everything(store)
+            with pytest.raises(Unsupported, match="one revision for all keys"):
+                await store.compact(1)
+
+
+async def test_registers_are_read_and_written_through_any_replica(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        for replica in cluster.members:
+            async with connect_async(urls(cluster, replica)) as store:
+                await asyncio.gather(*(store.put(f"k/{key}", b"%d" % replica) for key in range(KEYS)))
+                for other in cluster.members:
+                    async with connect_async(urls(cluster, other)) as reader:
+                        items = await asyncio.gather(*(reader.get(f"k/{key}") for key in range(KEYS)))
+                        assert {item.value for item in items if isinstance(item, KeyValue)} == {b"%d" % replica}
+        async with connect_async(urls(cluster)) as store:
+            await store.delete("k/1")
+            assert await store.get("k/1") is None
+
+
+async def test_registers_survive_the_loss_of_one_replica_and_the_restart_of_all(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster)) as store:
+            await store.put("a", b"before")
+        await cluster.stop(2)
+        async with connect_async(urls(cluster, 1, 3)) as store:
+            await store.put("a", b"meanwhile")
+        await cluster.stop()
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster, 2)) as store:
+            assert await value(store, "a") == b"meanwhile"
+
+
+async def test_registers_refuse_what_depends_on_what_they_hold(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster)) as store:
+            with pytest.raises(Unsupported, match="condition on a write depends on what the key holds"):
+                await store.put("a", b"1", if_revision=0)
+            with pytest.raises(Unsupported, match="addition depends"):
+                await store.add("a", 1)
+            with pytest.raises(Unsupported, match="transaction depends"):
+                await overwrite(store)
+            with pytest.raises(Unsupported, match="spans several keys"):
+                await everything(store)
+            assert await store.get("a") is None
