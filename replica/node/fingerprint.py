@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from replica.kv.machine import Digest, digest_of
-from replica.kv.objects import ObjectDigest
+from replica.kv.objects import ObjectDigest, object_digest_of
 from replica.storage.state import StoreView
 
 __all__ = ["DigestCancelled", "DigestTask"]
@@ -25,10 +24,9 @@ class DigestCancelled(Exception):
 class DigestTask:
     """A digest about to be worked out. `run` takes long and may run on any thread, while the replica goes on."""
 
-    def __init__(self, view: StoreView, digest: Callable[..., AnyDigest] = digest_of) -> None:
-        """``digest`` is `digest_of`, or what stands for it where the state is by object."""
+    def __init__(self, view: StoreView, *, by_object: bool = False) -> None:
         self._view = view
-        self._digest = digest
+        self._by_object = by_object
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -38,7 +36,9 @@ class DigestTask:
     def run(self) -> AnyDigest:
         """The digest of the view, which is closed then; to be called once. Raises `CorruptState`, `DigestCancelled`."""
         try:
-            return self._digest(self._view, between=self._between)
+            if self._by_object:
+                return object_digest_of(self._view, between=self._between)
+            return digest_of(self._view, between=self._between)
         finally:
             self._view.close()
 

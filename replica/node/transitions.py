@@ -21,8 +21,8 @@ import msgspec
 from replica.consensus.frontiers import covers, joined, reach
 from replica.consensus.interface import Frontier, Put, Reason, ReplicaId, Sealed, SnapshotUnavailable, SnapshotWish
 from replica.kv.layout import CorruptState
-from replica.kv.machine import Digest, StateMachine, digest_of
-from replica.kv.objects import ObjectDigest, RegisterMachine, object_digest_of
+from replica.kv.machine import Digest, StateMachine
+from replica.kv.objects import ObjectDigest, ObjectMachine, RegisterMachine
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
 from replica.storage.snapshots import SnapshotTask, SnapshotWritten
@@ -234,8 +234,8 @@ class Transitions:
                     "a replica's own registers may be old ones, so their digest would tell nothing: compare what "
                     "linearizable reads of the keys answer"
                 )
-            ordered = isinstance(replica.machine, StateMachine)
-            task = DigestTask(replica.storage.state.view(), digest_of if ordered else object_digest_of)
+            by_object = isinstance(replica.machine, ObjectMachine)
+            task = DigestTask(replica.storage.state.view(), by_object=by_object)
             try:
                 return await self._read(task, task.run)
             except DigestCancelled as error:
