@@ -382,6 +382,57 @@ def test_planted_bugs_are_out_of_reach_of_configurations():
 # --------------------------------------------------------------------------------------------------- more of phase 1
 
 
+def test_a_candidate_prefers_the_vote_of_a_higher_ballot_to_its_own():
+    story = Story(5)
+    story.elect(1)
+    story.lose = lambda sender, to, message: isinstance(message, Accept) and to != 5
+    story[1].propose(b"of the first")
+    story.settle()
+    story[1].crash()
+    story.lose = lambda sender, to, message: (isinstance(message, Accept) and to != 3) or 5 in {sender, to}
+    story.elect(4)
+    story[4].propose(b"of the fourth")
+    story.settle()
+    story[4].crash()
+
+    story.lose = lambda sender, to, message: False
+    story.elect(5)  # it holds the first itself, 3 reports the fourth
+    story[5].propose(b"new")
+    story.settle()
+    assert story[5].log == [b"of the fourth", b"new"]
+
+
+def test_a_candidate_that_fetches_slowly_is_not_stuck():
+    story = Story(3, options={"chunk_bytes_max": 1, "batch_max": 1})
+    story.elect(1)
+    story.isolate(3)
+    slots = [b"%d" % slot for slot in range(6)]
+    for payload in slots:
+        story[1].propose(payload)
+        story.settle()
+    story.wait(0.1)
+    story[1].crash()
+    story.heal()
+    allowed = 0
+
+    def lose_what_is_not_allowed(sender, to, message):
+        nonlocal allowed
+        if not isinstance(message, Decided):
+            return False
+        allowed -= 1
+        return allowed < 0
+
+    story.lose = lose_what_is_not_allowed
+    story.elect(3, accepting=False)
+    ballot = story[3].core.status().ballot
+    for _ in slots:
+        story.wait(0.9)
+        allowed = 1  # a chunk holds one value
+        story.wait(0.4)
+    assert story[3].log == slots
+    assert story[3].core.status().ballot == ballot
+
+
 def test_a_member_that_truncated_its_log_provides_a_snapshot_before_anything_is_proposed_there():
     story = Story(3, options={"tail_slots": 0})
     story.elect(1)

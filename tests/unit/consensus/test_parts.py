@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from replica.consensus.ballots import NEVER, Ballot, no_ballot
-from replica.consensus.interface import Configuration, ConfigurationError, Member, validate_configuration
+from replica.consensus.interface import (
+    Configuration,
+    ConfigurationError,
+    Context,
+    Discard,
+    Member,
+    Put,
+    Record,
+    validate_configuration,
+)
 from replica.consensus.multipaxos import FPAXOS, PROTOCOL
+from replica.consensus.multipaxos.messages import Progress
 from replica.consensus.multipaxos.options import FPaxosOptions, quorums_of
 from replica.consensus.quorums import Grid
 from replica.consensus.registry import BUILT_IN, available, find_protocol
+from replica.consensus.turn import TurnState
 from replica.consensus.window import SLOT_MAX, Entry, Window, slot_key, slot_of
 
 
@@ -37,6 +50,47 @@ def test_slot_keys_sort_as_slots_do():
     slots = [0, 1, 255, 256, 1 << 40, SLOT_MAX]
     assert sorted(slot_key(slot) for slot in slots) == [slot_key(slot) for slot in slots]
     assert [slot_of(slot_key(slot)) for slot in slots] == slots
+
+
+def test_a_turn_reads_what_it_has_written_and_discarded_over_what_is_on_disk():
+    class OnDisk:
+        def get(self, table: str, key: bytes) -> Record | None:
+            return None
+
+        def scan(self, table: str, first: bytes, last: bytes) -> Iterator[tuple[bytes, Record]]:
+            rows = {b"1": 1, b"3": 3, b"5": 5, b"7": 7}
+            yield from ((key, Progress(decided, 0)) for key, decided in rows.items() if first <= key < last)
+
+    turn = TurnState(
+        Context(
+            replica=1,
+            configuration=configuration(),
+            stable=OnDisk(),
+            randomness=random.Random(1),
+            incarnation=1,
+            applied=0,
+        )
+    )
+    turn.begin(0.0)
+
+    def put(key: bytes, decided: int) -> None:
+        turn.writes.append(Put("log", key, Progress(decided, 0)))
+
+    def seen(first: bytes, last: bytes) -> list[tuple[bytes, int]]:
+        records = turn.scan("log", first, last)
+        return [(key, record.decided) for key, record in records if isinstance(record, Progress)]
+
+    assert seen(b"1", b"7") == [(b"1", 1), (b"3", 3), (b"5", 5)]
+    for key in (b"0", b"2", b"3", b"4", b"6", b"9"):
+        put(key, 10)
+    turn.writes.append(Put("other", b"2", Progress(99, 0)))
+    turn.writes.append(Discard("log", b"2", b"4"))
+    turn.writes.append(Discard("other", b"0", b"9"))
+    assert seen(b"0", b"9") == [(b"0", 10), (b"1", 1), (b"4", 10), (b"5", 5), (b"6", 10), (b"7", 7)]
+    put(b"3", 11)
+    assert seen(b"3", b"6") == [(b"3", 11), (b"4", 10), (b"5", 5)], "written again after it was discarded"
+    turn.writes.append(Discard("log", b"5", b"6"))
+    assert seen(b"4", b"\xff") == [(b"4", 10), (b"6", 10), (b"7", 7), (b"9", 10)]
 
 
 def test_a_window_holds_what_lies_within_and_moves_on():

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from replica.consensus.interface import ConfigurationError
-from replica.consensus.quorums import FastQuorum, Flexible, Grid, Majority, Quorums, checked, find_disjoint
+from replica.consensus.quorums import (
+    ENUMERATION_MEMBERS_MAX,
+    FastQuorum,
+    Flexible,
+    Grid,
+    Majority,
+    Quorums,
+    checked,
+    find_disjoint,
+)
 
 
 def subsets(members: frozenset[int]) -> Iterator[frozenset[int]]:
@@ -69,6 +78,10 @@ class Unchecked(Grid):
     q1=st.tuples(st.integers(1, 4), st.integers(1, 3)),
     q2=st.tuples(st.integers(1, 4), st.integers(1, 3)),
 )
+@example(sizes=[1, 3], q1=(1, 3), q2=(1, 1))
+@example(sizes=[1, 3], q1=(1, 1), q2=(1, 3))
+@example(sizes=[2, 3], q1=(1, 3), q2=(1, 2))
+@example(sizes=[2, 3], q1=(1, 2), q2=(1, 3))
 def test_a_grid_is_accepted_exactly_when_all_its_quorums_intersect(sizes, q1, q2):
     numbers = iter(range(1, 20))
     zones = [[next(numbers) for _ in range(size)] for size in sizes]
@@ -101,6 +114,12 @@ def test_the_quorums_of_wpaxos_tolerate_what_they_say():
     assert grid.phase1_size == 4
     assert grid.phase2_size == 4
     assert find_disjoint(grid) is None
+    assert Grid.tolerant([[1, 2, 3]], zone_failures=0, member_failures=1).phase1_size == 2
+    assert Grid.tolerant([[1], [2], [3]], zone_failures=1, member_failures=0).phase2_size == 2
+    with pytest.raises(ConfigurationError, match="zone_failures"):
+        Grid.tolerant([[1, 2, 3]], zone_failures=-1, member_failures=1)
+    with pytest.raises(ConfigurationError, match="member_failures"):
+        Grid.tolerant([[1, 2, 3]], zone_failures=0, member_failures=-1)
     with pytest.raises(ConfigurationError, match="zone_failures"):
         Grid.tolerant([[1, 2, 3], [4, 5, 6]], zone_failures=1, member_failures=1)
     with pytest.raises(ConfigurationError, match="member_failures"):
@@ -186,5 +205,7 @@ def test_a_system_from_elsewhere_is_looked_at_pair_by_pair():
     assert checked(Majority([1, 2, 3])).phase2({1, 2})
     with pytest.raises(ConfigurationError, match="misses"):
         checked(Broken([1, 2, 3]))
+    with pytest.raises(ConfigurationError, match="misses"):
+        checked(Broken(range(1, ENUMERATION_MEMBERS_MAX + 1)))
     with pytest.raises(ConfigurationError, match="phase1"):
         checked(Impossible([1, 2, 3]))
