@@ -178,7 +178,7 @@ class _Drawing:
             ),
             f'<rect width="{width}" height="{height}" fill="#fff"/>',
         ]
-        parts += [self._fault(fault) for fault in self._faults]
+        parts += self._fault_windows()
         for row, name in enumerate(self._names):
             y = _TOP + _ROW * row
             parts.append(f'<path d="M{_LEFT} {y + _ROW - 6}H{width - 10}" stroke="#ececf2"/>')
@@ -205,11 +205,17 @@ class _Drawing:
                 free = x + (len(label) + 2) * _CHARACTER
         return parts
 
-    def _fault(self, fault: FaultWindow) -> str:
-        begin, end = self._moment(fault.time), self._moment(fault.until)
-        if end <= begin:
-            return ""
-        label = _cut(f"{fault.kind} {fault.detail}".strip(), int((end - begin) / _CHARACTER))
+    def _fault_windows(self) -> list[str]:
+        """The background of what was wrong meanwhile; what covers the same columns shares a label."""
+        windows: dict[tuple[float, float], list[str]] = {}
+        for fault in self._faults:
+            begin, end = self._moment(fault.time), self._moment(fault.until)
+            if begin < end:
+                windows.setdefault((begin, end), []).append(f"{fault.kind} {fault.detail}".strip())
+        return [self._window(begin, end, labels) for (begin, end), labels in windows.items()]
+
+    def _window(self, begin: float, end: float, labels: list[str]) -> str:
+        label = _cut(", ".join(dict.fromkeys(labels)), int((end - begin) / _CHARACTER))
         return (
             f'<rect x="{begin:.1f}" y="22" width="{end - begin:.1f}" height="{self._height - 30:.1f}" fill="#f6ecd9" '
             f'opacity=".6"/><text x="{begin + 4:.1f}" y="36" fill="#8a5a00">{escape(label)}</text>'

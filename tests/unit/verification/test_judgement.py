@@ -477,6 +477,7 @@ def test_an_unknown_model_is_answered_with_those_there_are():
 def test_the_picture_shows_the_linearization_and_what_is_stuck(tmp_path):
     recorder = Recorder(Header(model="register"))
     recorder.fault(0.5, "partition <1>", until=3.0)
+    recorder.fault(0.6, "crash", until=3.0)
     write = recorder.invoke("alice & co", "write", 0.0, key="x", arguments={"value": "<b>"})
     recorder.ok(write, 1.0)
     recorder.ok(recorder.invoke("bob", "read", 2.0, key="x"), 3.0, {"value": "old"})
@@ -486,7 +487,7 @@ def test_the_picture_shows_the_linearization_and_what_is_stuck(tmp_path):
     assert "alice &amp; co" in page
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
-    assert "partition &lt;1&gt;" in page
+    assert "partition &lt;1&gt;, crash<" in page, "two faults in one place have one label"
     assert ">#1<" in page
     assert "stuck: #2 would be next" in page
     assert "<script" not in page
