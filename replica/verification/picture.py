@@ -10,7 +10,7 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from .history import FaultWindow, History, Operation
+from .history import History, Operation
 from .verdict import Report, Verdict, Violation
 
 EXPLAINED_MAX: Final = 8
