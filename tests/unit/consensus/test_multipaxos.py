@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from replica.consensus.ballots import NEVER, Ballot
+from replica.consensus.delivery import DELIVER_SLOTS_MAX
 from replica.consensus.interface import (
     Command,
     Configuration,
@@ -228,6 +229,15 @@ def test_what_the_queue_has_no_room_for_is_refused_before_it_is_proposed():
     story.wait(0.5)
     assert story[1].log == [b"0", b"1", b"2", b"5", b"6"]
     assert story[1].core.status().accepting
+
+
+def test_a_queue_bounded_in_bytes_takes_one_command_however_large():
+    story = Story(3, options={"queue_bytes_max": 100})
+    story.elect(1)
+    story[1].propose(b"x" * 200, b"y")
+    assert [rejection.command.payload for rejection in story[1].rejections] == [b"y"]
+    story.settle()
+    assert story[1].log == [b"x" * 200]
 
 
 def test_a_command_too_large_for_a_frame_is_refused():
@@ -558,6 +568,55 @@ def test_a_laggard_catches_up_from_the_log_in_chunks():
     assert max(chunks) <= 4
 
 
+def test_a_peer_hands_on_what_is_decided_and_not_delivered_there_yet():
+    story = Story(3)
+    story.elect(1)
+    story[2].syncs = False
+    for payload in (b"a", b"b"):
+        story[1].propose(payload)
+        story.settle()
+    story.wait(0.05)
+    assert story[2].core.status().decided == 2
+    assert story[2].log == [], "its own disk does not have them"
+    answers = story.tap(Decided)
+    story[2].step(Received(3, CatchUp(1)))
+    story.settle()
+    assert [decode_value(value) for value in answers[-1][2].values] == [
+        Batch((Command(b"a"),)),
+        Batch((Command(b"b"),)),
+    ]
+
+
+def test_a_peer_that_knows_no_more_and_has_truncated_nothing_is_not_asked_for_a_snapshot():
+    story = Story(3)
+    story.elect(1)
+    story[1].propose(b"a")
+    story.settle()
+    story.wait(0.05)
+    assert story[3].log == [b"a"]
+    story[3].step(Received(2, Decided(2, (), 1, 0)))
+    assert story[3].wishes == []
+
+
+def test_a_promise_that_fits_travels_in_one_part():
+    story = Story(3)
+    story.elect(1)
+    story.isolate(3)
+    story[2].syncs = False
+    for number in range(4):
+        story[1].propose(b"%d" % number)
+    story.settle()
+    story[2].sync()
+    story[1].crash()
+    story.heal()
+    story[2].syncs = True
+    parts = story.tap(Promised)
+    story.elect(3)
+    story.settle()
+    assert [len(message.reports) for sender, to, message in parts if to == 3] == [4]
+    assert story[3].log == [b"0", b"1", b"2", b"3"]
+
+
 def test_an_acceptor_far_behind_still_votes_and_keeps_what_lies_beyond_its_window_on_disk():
     story = Story(3, options={"window_slots": 4, "batch_max": 1})
     story.elect(1)
@@ -751,7 +810,7 @@ def test_a_long_replay_is_spread_over_turns():
     story[2].log.clear()
     story.isolate(2)
     story[2].start()
-    assert 0 < len(story[2].log) < 2700
+    assert len(story[2].log) == DELIVER_SLOTS_MAX
     story.wait(0.1, only=[2])
     assert len(story[2].log) == 2700
 
