@@ -364,7 +364,7 @@ class Story:
     def wait(self, seconds: float, *, only: Iterable[int] | None = None) -> None:
         """Let time pass, in small steps, timers fire, and messages arrive."""
         chosen = [self.replicas[replica] for replica in (only or self.replicas)]
-        step_s = 0.01
+        step_s = min(0.01, seconds)
         for _ in range(max(1, round(seconds / step_s))):
             for replica in chosen:
                 replica.clock += step_s
