@@ -29,6 +29,9 @@ def quorums_of(configuration: Configuration, options: AbdOptions) -> Quorums:
     if not options.q1 and not options.q2:
         return Majority(replicas)
     n = len(replicas)
+    for name, size in (("q1", options.q1), ("q2", options.q2)):
+        if not 0 <= size <= n:
+            raise ConfigurationError(f"protocol.options.{name}: {size} is not from 0 to {n}, the number of members")
     q2 = options.q2 or n + 1 - options.q1
     q1 = options.q1 or n + 1 - q2
     try:
