@@ -120,6 +120,8 @@ class History:
         # Puts that have got their revisions, the first of which stands before them, and not yet their versions.
         self._taken_on: list[tuple[int, Sequence[Put]]] = []
         self._taken_on_puts = 0
+        self._flushed = revision
+        """What was written up to here is in the store; everything behind it is pending."""
         self._bytes = 0
         self._batches: list[tuple[bytes, bytes]] = []
         self._changed: list[bytes] = []
@@ -253,6 +255,7 @@ class History:
             value = newest[4]
             if value is not None and len(value) > CACHED_VALUE_BYTES_MAX:
                 newest = (*newest[:4], None)
+            self._flushed = max(self._flushed, newest[0])
             # In place: `put_plain` holds on to the lists while it loads a key.
             versions[:] = (newest,)
         self._store.put_many(HISTORY, records)
@@ -327,16 +330,44 @@ class History:
     def changes(self, after: int) -> Iterator[tuple[int, bytes]]:
         """(revision, key) of every write after revision ``after`` (not below ``compacted``), in order.
 
-        Keys of one revision stand in the order of their first write. Nothing may be written meanwhile.
+        Keys of one revision stand in the order of their first write. Nothing may be written meanwhile. Whoever asks for
+        no more than what is pending, as those do that follow closely, costs the store nothing.
         """
-        self.flush()
-        start = self._store.seek_before(CHANGES, pack_revision(after + 2))
-        for record_key, data in self._store.scan(CHANGES, start[0] if start is not None else b"", b""):
-            first, batch = decode_changes(record_key, data)
+        self.settle()
+        for first, batch in self._stored_changes(after) if after < self._flushed else self._pending_changes():
             for index, key in enumerate(batch.keys):
                 revision = first if batch.shared else first + index
                 if revision > after:
                     yield revision, key
+
+    def _stored_changes(self, after: int) -> Iterator[tuple[int, Changes]]:
+        self.flush()
+        start = self._store.seek_before(CHANGES, pack_revision(after + 2))
+        for record in self._store.scan(CHANGES, start[0] if start is not None else b"", b""):
+            yield decode_changes(*record)
+
+    def _pending_changes(self) -> Iterator[tuple[int, Changes]]:
+        for record in self._batches:
+            yield decode_changes(*record)
+        if self._changed:
+            yield self._first, Changes(self._changed, self._shared)
+
+    def written(self, key: bytes, revision: int) -> KeyValue:
+        """The key as the write at ``revision`` left it; version 0 for a deletion. ``revision`` is from `changes`, and
+        not below ``scavenged``.
+        """
+        self.settle()
+        for version in reversed(self._cache.get(key, ())):
+            number, create, count, lease, value = version
+            if number == revision and value is not None:
+                return KeyValue(key, value, create, revision, count, lease)
+        prefix = prefix_of(key)
+        found = self._store.seek(HISTORY, prefix + pack_revision(NEWEST - revision))
+        stored = _ABSENT if found is None or found[0][:-REVISION_BYTES] != prefix else _version_at(*found, revision)
+        number, create, count, lease, value = stored
+        if number != revision or value is None:
+            raise CorruptState(HISTORY, prefix, f"the version of revision {revision} is missing")
+        return KeyValue(key, value, create, revision, count, lease)
 
     def _entry(self, key: bytes) -> list[Cached]:
         self.settle()

@@ -452,6 +452,43 @@ AnyResult: TypeAlias = (
 )
 
 
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+class WatchEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A key was written or deleted.
+
+    ``item`` is the key as it was from then on; after a deletion it has version 0 and no value, and ``mod_revision`` is
+    the deletion's. ``previous`` is the key as it was before, for a watch that asked for it: None when there was none,
+    or when compaction has forgotten it.
+    """
+
+    item: KeyValue
+    previous: KeyValue | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """Was the key deleted?"""
+        return self.item.version == 0
+
+    @property
+    def key(self) -> bytes:
+        """The key."""
+        return self.item.key
+
+    @property
+    def value(self) -> bytes:
+        """What it was set to; empty for a deletion."""
+        return self.item.value
+
+
+class WatchBatch(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Everything that one revision changed, as far as a watch is concerned."""
+
+    revision: int
+    events: tuple[WatchEvent, ...]
+
+
 def prefix_end(prefix: bytes) -> bytes:
     """The first key behind all keys that begin with ``prefix``; empty ("to the end") when there is none."""
     trimmed = prefix.rstrip(b"\xff")

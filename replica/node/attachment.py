@@ -7,11 +7,60 @@ frame and waits when there is nothing. What a client does not take is bounded by
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 from replica.kv.machine import Outcome
 from replica.wire import typed as wire
 
-__all__ = ["Attachment"]
+__all__ = ["Attachment", "News"]
+
+NEWS_BYTES: Final = 64
+"""What news of watches count beside what is told."""
+
+
+class News(NamedTuple):
+    """What some watches of a stream are told. The bytes are shared by all streams that are told the same."""
+
+    ids: tuple[int, ...]
+    size: int
+    started_at: int = 0
+    batches: bytes = b""
+    partial: bool = False
+    progress: int = 0
+    end: wire.WatchEnded | None = None
+
+    @classmethod
+    def started(cls, ids: tuple[int, ...], revision: int) -> News:
+        """They are going to be told everything from ``revision`` on."""
+        return cls(ids, NEWS_BYTES, started_at=revision)
+
+    @classmethod
+    def told(cls, ids: tuple[int, ...], batches: bytes, *, partial: bool = False) -> News:
+        """Encoded batches; ``partial`` when the last goes on in the next news."""
+        return cls(ids, NEWS_BYTES + 8 * len(ids) + len(batches), batches=batches, partial=partial)
+
+    @classmethod
+    def progressed(cls, ids: tuple[int, ...], revision: int) -> News:
+        """They have been told everything up to ``revision``."""
+        return cls(ids, NEWS_BYTES + 8 * len(ids), progress=revision)
+
+    @classmethod
+    def ended(cls, ids: tuple[int, ...], code: wire.Code, message: str, revision: int) -> News:
+        """They have ended; ``revision`` is where to resume."""
+        ended = wire.WatchEnded(code=code, message=message, revision=revision)
+        return cls(ids, NEWS_BYTES + len(message), end=ended)
+
+    def message(self) -> wire.WatchNews:
+        """As it stands in a frame."""
+        if self.batches:
+            return wire.WatchNews(ids=self.ids, batches=self.batches, partial=self.partial)
+        if self.end is not None:
+            return wire.WatchNews(ids=self.ids, ended=self.end)
+        if self.progress:
+            return wire.WatchNews(ids=self.ids, progress=self.progress)
+        return wire.WatchNews(ids=self.ids, started=self.started_at)
 
 
 class Attachment:
@@ -22,6 +71,7 @@ class Attachment:
     __slots__ = (
         "_closing",
         "_frame_bytes_max",
+        "_news",
         "_outgoing_bytes",
         "_read_results",
         "_rejections",
@@ -33,6 +83,8 @@ class Attachment:
         "greeted",
         "in_flight",
         "in_flight_operations",
+        "news_bytes",
+        "on_taken",
         "opening",
         "reads",
         "session",
@@ -57,6 +109,11 @@ class Attachment:
         self._welcome: wire.ServerFrame.Welcome | None = None
         self._closing: wire.Closing | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._news: deque[News] = deque()
+        self.news_bytes = 0
+        """Bytes of news of watches that wait to be taken."""
+        self.on_taken: Callable[[int], None] | None = None
+        """Told how many bytes of news were taken."""
 
     @property
     def outgoing_bytes(self) -> int:
@@ -89,6 +146,16 @@ class Attachment:
             self.ended = True
             self._closing = wire.Closing(code=code, message=message)
 
+    def put_news(self, news: News) -> None:
+        self._news.append(news)
+        self.news_bytes += news.size
+
+    def drop_news(self) -> int:
+        """Forget the news that were not taken; returns their bytes."""
+        dropped, self.news_bytes = self.news_bytes, 0
+        self._news.clear()
+        return dropped
+
     def drop_answers(self) -> None:
         """Forget what the client did not take."""
         self._results.clear()
@@ -104,7 +171,7 @@ class Attachment:
     async def next_frame(self) -> wire.ServerFrame | None:
         """Everything that has accumulated, as one frame; None once there will be nothing more."""
         while True:
-            if self._results or self._read_results or self._rejections or self._welcome is not None:
+            if self._results or self._read_results or self._rejections or self._welcome is not None or self._news:
                 return self._take()
             if self._closing is not None:
                 frame = wire.ServerFrame(closing=self._closing)
@@ -120,6 +187,7 @@ class Attachment:
 
     def _take(self) -> wire.ServerFrame:
         results, read_results = self._results, self._read_results
+        room = self._frame_bytes_max - self._outgoing_bytes
         if self._outgoing_bytes <= self._frame_bytes_max:
             self._results, self._read_results, self._outgoing_bytes = [], [], 0
         else:
@@ -147,4 +215,20 @@ class Attachment:
         )
         self._rejections = []
         self._welcome = None
+        if self._news:
+            self._take_news(frame, room)
         return frame
+
+    def _take_news(self, frame: wire.ServerFrame, room: int) -> None:
+        """Add the news for which a frame has room, or one if it has nothing else to say."""
+        taken = 0
+        told: list[wire.WatchNews] = []
+        alone = not (frame.results or frame.read_results)
+        while self._news and (taken + self._news[0].size <= room or (alone and not told)):
+            news = self._news.popleft()
+            taken += news.size
+            told.append(news.message())
+        frame.watch_news.extend(told)
+        self.news_bytes -= taken
+        if self.on_taken is not None:
+            self.on_taken(taken)

@@ -85,6 +85,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     session_outgoing_bytes_max: Bytes = 64 << 20
     """Answers that a client has not taken yet; beyond it the stream is closed."""
     sessions_attached_max: int = 4096
+    session_watches_max: int = 4096
+    """Watches of one stream."""
+    watches_max: int = 100_000
+    """Watches of all streams."""
+    watch_stream_bytes_max: Bytes = 16 << 20
+    """What the watches of one stream have been told and their client has not taken; beyond it they end as slow."""
+    watch_bytes_max: Bytes = 256 << 20
+    """The same over all streams; beyond it those that leave much untaken are ended."""
     run_operations_max: int = RUN_OPERATIONS_MAX
     """Operations in one run."""
     frame_bytes_max: Bytes = 8 << 20

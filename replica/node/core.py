@@ -22,6 +22,7 @@ from replica.consensus.interface import (
     Stable,
 )
 from replica.consensus.registry import find_protocol
+from replica.kv.history import History
 from replica.kv.machine import StateMachine
 from replica.kv.objects import ObjectMachine, Part
 from replica.kv.objects.minting import Mint
@@ -47,6 +48,7 @@ from .metrics import NodeMetrics
 from .objects import KeyedSessions, ObjectLoop
 from .sessions import PendingRead, Sessions
 from .shapes import Machine, abilities_of, make_registers
+from .watches import Watches
 
 __all__ = ["Core"]
 
@@ -67,9 +69,17 @@ class Core:
         self.begun = False
         """The replica has a place in an epoch. Before, it waits to join, and has neither coordinator nor loop."""
         self.stopping = False
+        self.isolated = ""
+        """Why this replica has known nothing new for a while, if so."""
+        self.watches = Watches(self._history, self._cannot_watch, limits=config.limits, metrics=metrics)
         shape = KeyedSessions if _is_keyed(config.protocol.name) else Sessions
         self.sessions = shape(
-            self, cluster=config.cluster, limits=config.limits, batch_max=config.batch_max, metrics=metrics
+            self,
+            cluster=config.cluster,
+            limits=config.limits,
+            batch_max=config.batch_max,
+            metrics=metrics,
+            watches=self.watches,
         )
         self.machine: Machine
         self.coordinator: Coordinator
@@ -133,8 +143,27 @@ class Core:
             detached_base=(self.config.replica & 0xFFFF) << 47 | (incarnation & 0x7FFF) << 32,
         )
 
+        self.loop.watches = self.watches
         self.loop.on_leases = self.leases_touched
         self.spawn(self._keep_leases())
+
+    def _history(self) -> History:
+        """What watches are told from; where nothing can be watched, nobody asks."""
+        assert isinstance(self.machine, StateMachine), "watches need one order over all changes"
+        return self.machine.history
+
+    def _cannot_watch(self) -> tuple[wire.Code, str] | None:
+        """Why nothing can be watched here; None when it can."""
+        problem = self.unavailable() or self.isolated
+        if problem:
+            return wire.Code.UNAVAILABLE, problem
+        spec = self.coordinator.spec
+        if not spec.capabilities.total_order:
+            return (
+                wire.Code.UNSUPPORTED,
+                f"a watch needs one order over all changes, and the protocol {spec.name!r} orders them by key",
+            )
+        return None
 
     # ------------------------------------------------------------------------------------------------------- leases
 
@@ -277,6 +306,7 @@ class Core:
                 frame_bytes_max=limits.frame_bytes_max,
                 session_window=limits.session_operations_max,
                 transaction_operations_max=TRANSACTION_OPERATIONS_MAX,
+                watches_max=limits.session_watches_max,
             ),
             exactly_once=self.coordinator.spec.capabilities.exactly_once,
             leader=leader,

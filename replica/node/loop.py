@@ -60,6 +60,7 @@ from .config import Limits
 from .metrics import NodeMetrics
 from .sessions import PendingRead, Sessions
 from .shapes import Machine
+from .watches import Watches
 
 __all__ = ["Loop", "Network", "Writer", "covers"]
 
@@ -181,6 +182,8 @@ class Loop:
         """Told of the operations that a turn applied, if any."""
         self.on_leases: Callable[[], None]
         """Told when a turn granted or renewed leases."""
+        self.watches: Watches | None = None
+        """Told when a turn has applied something, and there are any."""
 
     # ------------------------------------------------------------------------------------------ what comes in
 
@@ -561,6 +564,8 @@ class Loop:
             self._metrics.applied_per_turn.observe(applied)
             if self.machine.leases.touched:
                 self.on_leases()
+            if self.watches is not None and self.watches.active:
+                self.watches.applied()
             self.on_applied(applied)
         self._settled()
 

@@ -42,6 +42,8 @@ class NodeMetrics(Collector):
         self.leader_changes = 0
         self.sessions_opened = 0
         self.sessions_closed_slow = 0
+        self.watches_opened = 0
+        self.watches_ended_slow = 0
         self.turn_seconds = Distribution(SECONDS)
         self.sync_seconds = Distribution(SECONDS)
         self.proposed_per_turn = Distribution(SIZES)
@@ -70,6 +72,8 @@ class NodeMetrics(Collector):
                 "Streams closed because their client did not take its answers.",
                 self.sessions_closed_slow,
             ),
+            ("watches_opened", "Watches that were begun.", self.watches_opened),
+            ("watches_ended_slow", "Watches ended because their client did not keep up.", self.watches_ended_slow),
         ):
             yield CounterMetricFamily(f"synod_{name}", text, value=float(value))
         yield self.turn_seconds.family("synod_turn_seconds", "Duration of a turn, inline sync included.")

@@ -76,6 +76,9 @@ RECEIVED_MAX: Final = 100_000
 HOUSEKEEPING_S: Final = 0.1
 """How often a replica looks at what nobody tells it: readiness, the leader, the gauges."""
 
+ISOLATED_S: Final = 5.0
+"""A replica that could serve nobody for so long sends those who watch here to others, who may know more."""
+
 HAND_OVER_S: Final = 1.0
 """How long a leader that stops waits to be relieved."""
 
@@ -105,6 +108,7 @@ class Replica(Stored):
         self._server: grpc.aio.Server | None = None
         self.exposition: Exposition | None = None
         self.ready = False
+        self._unready_since = self._started_at
         self.was_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the replica could serve for the first time."""
         self.client_port = 0
@@ -384,6 +388,12 @@ class Replica(Stored):
             await self.health.set(ready)
             if ready and not self.was_ready.done():
                 self.was_ready.set_result(None)
+        if ready:
+            self._unready_since = time.monotonic()
+            self.isolated = ""
+        elif time.monotonic() - self._unready_since > ISOLATED_S:
+            self.isolated = self.problem()
+            self.watches.end_all(wire.Code.UNAVAILABLE, self.isolated)
         if not self.begun:
             return
         status = self.coordinator.status()
@@ -431,6 +441,10 @@ class Replica(Stored):
             "peer_bytes_received": ("Received from peers so far.", float(inbound.bytes)),
             "peer_frames_received": ("Frames received from peers so far.", float(inbound.frames)),
             "peer_messages_received": ("Messages received from peers so far.", float(inbound.messages)),
+            "leases": ("Leases in the replicated state.", float(len(self.machine.leases))),
+            "watches": ("Watches of clients attached here.", float(len(self.watches))),
+            "watches_behind": ("Watches that are still read to.", float(self.watches.behind)),
+            "watch_bytes_untaken": ("News of watches that clients have not taken.", float(self.watches.untaken_bytes)),
             "sync_inline": ("1 when syncs run inline.", float(self.writer.mode == "inline")),
         }
 

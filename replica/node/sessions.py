@@ -19,6 +19,8 @@ What a client may rely on:
 - Results go to whichever stream the session is attached to at this replica, on any replica that applies them.
   A second stream for the same session takes its place; the first one is closed.
 - A read is answered by one `ReadResult` or one `Rejection`.
+- A watch is told of by `WatchNews`: that it has started, then whatever concerns it (`replica.node.watches`), and that
+  it has ended, unless the client or the stream ended it. It needs no session, and any replica serves it.
 
 Nothing here waits for a single command: frames are parsed, turned into commands and queued by plain calls,
 and everything that one turn of the loop produces for a client leaves in one frame.
@@ -39,6 +41,7 @@ from replica.wire import typed as wire
 from .attachment import Attachment
 from .config import Limits
 from .metrics import NodeMetrics
+from .watches import Watches
 
 __all__ = ["Engine", "PendingRead", "Sessions", "code_of"]
 
@@ -141,8 +144,19 @@ class Engine(Protocol):
 class Sessions:
     """All attachments of one replica. Called from the loop's thread alone."""
 
-    def __init__(self, engine: Engine, *, cluster: str, limits: Limits, batch_max: int, metrics: NodeMetrics) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        cluster: str,
+        limits: Limits,
+        batch_max: int,
+        metrics: NodeMetrics,
+        watches: Watches | None = None,
+    ) -> None:
+        """Without ``watches``, nobody can watch here."""
         self._engine = engine
+        self._watches = watches
         self._cluster = cluster
         self._limits = limits
         self._batch_max = batch_max
@@ -176,6 +190,8 @@ class Sessions:
         if self.by_session.get(attachment.session) is attachment:
             del self.by_session[attachment.session]
         self._forget_in_flight(attachment)
+        if self._watches is not None:
+            self._watches.detach(attachment)
         attachment.wake()
 
     def close_all(self, code: wire.Code, message: str) -> None:
@@ -208,6 +224,11 @@ class Sessions:
             self._runs(attachment, frame.runs)
         if frame.reads:
             self._reads(attachment, frame.reads)
+        if self._watches is not None and (frame.watches or frame.unwatch):
+            for watch in frame.watches:
+                self._watches.open(attachment, watch)
+            for id_ in frame.unwatch:
+                self._watches.cancel(attachment, id_)
         if frame.goodbye:
             self._goodbye(attachment)
 

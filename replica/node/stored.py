@@ -136,6 +136,7 @@ class Stored(Core):
         if self.begun:
             self.loop.machine = machine
             self.leases_touched()
+            self.watches.applied()
 
     def nearly_full(self, *, removing: bool = False) -> str | None:
         """Why there is no room for more (with ``removing``: for removing something) on the disk or in the maps."""

@@ -50,6 +50,9 @@ from .v1.client_pb2 import (
     Run,
     RunResult,
     ServerFrame,
+    Watch,
+    WatchEnded,
+    WatchNews,
 )
 from .v1.client_pb2_grpc import SessionServicer
 from .v1.peer_pb2 import (
@@ -120,7 +123,8 @@ __all__ = [
     "SnapshotChunk", "SnapshotRequest", "Welcome", "add_peer_servicer", "peer_stub",
     # clients
     "ClientFrame", "Closing", "Code", "Consistency", "Endpoint", "Hello", "Limits", "Read", "ReadResult", "Rejection",
-    "Run", "RunResult", "ServerFrame", "SessionServicer", "add_session_servicer", "session_stub",
+    "Run", "RunResult", "ServerFrame", "SessionServicer", "Watch", "WatchEnded", "WatchNews",
+    "add_session_servicer", "session_stub",
     # operators
     "AdminServicer", "DigestReply", "DigestRequest", "InjectFaultsReply", "InjectFaultsRequest", "LinkFault",
     "LinkMeasurement", "MeasureLinksReply", "MeasureLinksRequest", "MemberStatus", "MetricsReply", "MetricsRequest",

@@ -29,6 +29,8 @@ class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WIRE_VERSION: _ClassVar[Code]
     STORAGE_FULL: _ClassVar[Code]
     INTERNAL: _ClassVar[Code]
+    COMPACTED: _ClassVar[Code]
+    SLOW: _ClassVar[Code]
 LINEARIZABLE: Consistency
 STALE: Consistency
 READ_INDEX: Consistency
@@ -47,18 +49,24 @@ WRONG_CLUSTER: Code
 WIRE_VERSION: Code
 STORAGE_FULL: Code
 INTERNAL: Code
+COMPACTED: Code
+SLOW: Code
 
 class ClientFrame(_message.Message):
-    __slots__ = ("hello", "runs", "reads", "goodbye")
+    __slots__ = ("hello", "runs", "reads", "goodbye", "watches", "unwatch")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    WATCHES_FIELD_NUMBER: _ClassVar[int]
+    UNWATCH_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     runs: _containers.RepeatedCompositeFieldContainer[Run]
     reads: _containers.RepeatedCompositeFieldContainer[Read]
     goodbye: bool
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[Read, _Mapping]]] = ..., goodbye: bool = ...) -> None: ...
+    watches: _containers.RepeatedCompositeFieldContainer[Watch]
+    unwatch: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[Run, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[Read, _Mapping]]] = ..., goodbye: bool = ..., watches: _Optional[_Iterable[_Union[Watch, _Mapping]]] = ..., unwatch: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("wire_version", "cluster", "session", "nonce", "client", "region", "zone")
@@ -90,6 +98,24 @@ class Run(_message.Message):
     operations: bytes
     def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., acknowledged: _Optional[int] = ..., operations: _Optional[bytes] = ...) -> None: ...
 
+class Watch(_message.Message):
+    __slots__ = ("id", "first", "last", "revision", "no_puts", "no_deletes", "previous")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    NO_PUTS_FIELD_NUMBER: _ClassVar[int]
+    NO_DELETES_FIELD_NUMBER: _ClassVar[int]
+    PREVIOUS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    first: bytes
+    last: bytes
+    revision: int
+    no_puts: bool
+    no_deletes: bool
+    previous: bool
+    def __init__(self, id: _Optional[int] = ..., first: _Optional[bytes] = ..., last: _Optional[bytes] = ..., revision: _Optional[int] = ..., no_puts: bool = ..., no_deletes: bool = ..., previous: bool = ...) -> None: ...
+
 class Read(_message.Message):
     __slots__ = ("id", "consistency", "count", "operations")
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -103,7 +129,7 @@ class Read(_message.Message):
     def __init__(self, id: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., count: _Optional[int] = ..., operations: _Optional[bytes] = ...) -> None: ...
 
 class ServerFrame(_message.Message):
-    __slots__ = ("welcome", "results", "read_results", "rejections", "closing")
+    __slots__ = ("welcome", "results", "read_results", "rejections", "closing", "watch_news")
     class Welcome(_message.Message):
         __slots__ = ("wire_version", "cluster", "replica", "session", "epoch", "protocol", "limits", "exactly_once", "leader", "leader_address", "endpoints")
         WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -134,12 +160,14 @@ class ServerFrame(_message.Message):
     READ_RESULTS_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     CLOSING_FIELD_NUMBER: _ClassVar[int]
+    WATCH_NEWS_FIELD_NUMBER: _ClassVar[int]
     welcome: ServerFrame.Welcome
     results: _containers.RepeatedCompositeFieldContainer[RunResult]
     read_results: _containers.RepeatedCompositeFieldContainer[ReadResult]
     rejections: _containers.RepeatedCompositeFieldContainer[Rejection]
     closing: Closing
-    def __init__(self, welcome: _Optional[_Union[ServerFrame.Welcome, _Mapping]] = ..., results: _Optional[_Iterable[_Union[RunResult, _Mapping]]] = ..., read_results: _Optional[_Iterable[_Union[ReadResult, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ...) -> None: ...
+    watch_news: _containers.RepeatedCompositeFieldContainer[WatchNews]
+    def __init__(self, welcome: _Optional[_Union[ServerFrame.Welcome, _Mapping]] = ..., results: _Optional[_Iterable[_Union[RunResult, _Mapping]]] = ..., read_results: _Optional[_Iterable[_Union[ReadResult, _Mapping]]] = ..., rejections: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., watch_news: _Optional[_Iterable[_Union[WatchNews, _Mapping]]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("replica", "address", "region", "zone")
@@ -154,20 +182,22 @@ class Endpoint(_message.Message):
     def __init__(self, replica: _Optional[int] = ..., address: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("key_bytes_max", "value_bytes_max", "run_operations_max", "frame_bytes_max", "session_window", "transaction_operations_max")
+    __slots__ = ("key_bytes_max", "value_bytes_max", "run_operations_max", "frame_bytes_max", "session_window", "transaction_operations_max", "watches_max")
     KEY_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     RUN_OPERATIONS_MAX_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     SESSION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     TRANSACTION_OPERATIONS_MAX_FIELD_NUMBER: _ClassVar[int]
+    WATCHES_MAX_FIELD_NUMBER: _ClassVar[int]
     key_bytes_max: int
     value_bytes_max: int
     run_operations_max: int
     frame_bytes_max: int
     session_window: int
     transaction_operations_max: int
-    def __init__(self, key_bytes_max: _Optional[int] = ..., value_bytes_max: _Optional[int] = ..., run_operations_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ..., session_window: _Optional[int] = ..., transaction_operations_max: _Optional[int] = ...) -> None: ...
+    watches_max: int
+    def __init__(self, key_bytes_max: _Optional[int] = ..., value_bytes_max: _Optional[int] = ..., run_operations_max: _Optional[int] = ..., frame_bytes_max: _Optional[int] = ..., session_window: _Optional[int] = ..., transaction_operations_max: _Optional[int] = ..., watches_max: _Optional[int] = ...) -> None: ...
 
 class RunResult(_message.Message):
     __slots__ = ("first_sequence", "count", "results")
@@ -206,6 +236,32 @@ class Rejection(_message.Message):
     leader: int
     leader_address: str
     def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., read_id: _Optional[int] = ..., code: _Optional[_Union[Code, str]] = ..., definite: bool = ..., message: _Optional[str] = ..., leader: _Optional[int] = ..., leader_address: _Optional[str] = ...) -> None: ...
+
+class WatchNews(_message.Message):
+    __slots__ = ("ids", "started", "batches", "progress", "ended", "partial")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    started: int
+    batches: bytes
+    progress: int
+    ended: WatchEnded
+    partial: bool
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., started: _Optional[int] = ..., batches: _Optional[bytes] = ..., progress: _Optional[int] = ..., ended: _Optional[_Union[WatchEnded, _Mapping]] = ..., partial: bool = ...) -> None: ...
+
+class WatchEnded(_message.Message):
+    __slots__ = ("code", "message", "revision")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    code: Code
+    message: str
+    revision: int
+    def __init__(self, code: _Optional[_Union[Code, str]] = ..., message: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class Closing(_message.Message):
     __slots__ = ("code", "message")
