@@ -22,7 +22,13 @@ from replica.client.errors import (
     FutureRevision,
     Indefinite,
     InvalidArgument,
+    LeadershipLost,
+    LeaseExists,
+    LeaseLost,
+    LeaseUnknown,
+    LockLost,
     MaybeCommitted,
+    NotAcquired,
     NotANumber,
     NotCommitted,
     Overloaded,
@@ -36,12 +42,17 @@ from replica.client.errors import (
     Unsupported,
     WrongCluster,
 )
+from replica.client.leases import AsyncLease
+from replica.client.locks import AsyncElection, AsyncLock
 from replica.client.options import Options
 from replica.client.ranges import AsyncRange
 from replica.client.status import ReplicaStatus
 from replica.client.store import AsyncStore, connect_async
 from replica.client.sync import RangeIterator, Store, SyncTransaction, connect
+from replica.client.sync_locks import Election, Lease, Lock
+from replica.client.sync_watch import Watch
 from replica.client.transaction import AsyncTransaction
+from replica.client.watch import AsyncWatch
 from replica.kv.operations import (
     Add,
     Added,
@@ -51,11 +62,14 @@ from replica.kv.operations import (
     DeleteRange,
     Get,
     KeyValue,
+    LeaseDescribed,
     Put,
     Range,
     Ranged,
     Transacted,
     Unchanged,
+    WatchBatch,
+    WatchEvent,
     Written,
 )
 
@@ -71,6 +85,15 @@ __all__ = [
     "RangeIterator",
     "AsyncRange",
     "ReplicaStatus",
+    # watching, and living with leases
+    "Watch",
+    "AsyncWatch",
+    "Lease",
+    "AsyncLease",
+    "Lock",
+    "AsyncLock",
+    "Election",
+    "AsyncElection",
     # what the store answers
     "KeyValue",
     "Written",
@@ -78,6 +101,9 @@ __all__ = [
     "Added",
     "Ranged",
     "Transacted",
+    "WatchBatch",
+    "WatchEvent",
+    "LeaseDescribed",
     # what a raw transaction is made of
     "Put",
     "Get",
@@ -100,6 +126,12 @@ __all__ = [
     "ConditionFailed",
     "Conflict",
     "Compacted",
+    "NotAcquired",
+    "LeaseUnknown",
+    "LeaseExists",
+    "LeaseLost",
+    "LockLost",
+    "LeadershipLost",
     "FutureRevision",
     "WrongCluster",
     "Closed",

@@ -43,7 +43,7 @@ operations are sent again one by one, under their sequences.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -615,22 +615,10 @@ class Engine(Generic[T]):
 
     def _look_nearby(self, welcome: ServerFrame.Welcome) -> None:
         """Where any replica will do, one in the own zone or region is better; each is tried once."""
-
-        def distance(endpoint: Endpoint) -> int:
-            if self._zone and (endpoint.region, endpoint.zone) == (self._region, self._zone):
-                return 0
-            return 1 if self._region and endpoint.region == self._region else 2
-
-        here = min((distance(each) for each in welcome.endpoints if each.replica == welcome.replica), default=2)
-        nearer = [
-            (distance(each), each.address)
-            for each in welcome.endpoints
-            if each.address and distance(each) < here and each.address not in self._tried_nearby
-        ]
+        nearer = nearer_endpoint(welcome, self._region, self._zone, self._tried_nearby)
         if nearer:
-            _, address = min(nearer)
-            self._tried_nearby.add(address)
-            self._want(Move("another replica is nearer", address))
+            self._tried_nearby.add(nearer)
+            self._want(Move("another replica is nearer", nearer))
 
     def _run_result(self, first: int, count: int, results: list[AnyResult]) -> None:
         self._answers += 1
@@ -918,6 +906,23 @@ _UNREMEMBERED: Final = frozenset({Failure.CROWDED, Failure.WINDOW})
 """Refusals after which the session does not count the sequence as executed: another attempt of it may take effect."""
 
 _MISMATCH: Final = frozenset({Code.WRONG_CLUSTER, Code.WIRE_VERSION})
+
+
+def nearer_endpoint(welcome: ServerFrame.Welcome, region: str, zone: str, tried: Container[str]) -> str:
+    """An endpoint nearer than the replica that says welcome, and not tried yet; empty when there is none."""
+
+    def distance(endpoint: Endpoint) -> int:
+        if zone and (endpoint.region, endpoint.zone) == (region, zone):
+            return 0
+        return 1 if region and endpoint.region == region else 2
+
+    here = min((distance(each) for each in welcome.endpoints if each.replica == welcome.replica), default=2)
+    nearer = [
+        (distance(each), each.address)
+        for each in welcome.endpoints
+        if each.address and distance(each) < here and each.address not in tried
+    ]
+    return min(nearer)[1] if nearer else ""
 
 
 def _reason(code: int, message: str) -> str:

@@ -114,6 +114,42 @@ class Compacted(NotCommitted):
         """The oldest revision that can still be read."""
 
 
+class LeaseUnknown(NotCommitted):
+    """There is no such lease: it expired, was revoked, or never was."""
+
+    advice = "grant another"
+
+
+class LeaseExists(NotCommitted):
+    """A lease with that id exists already."""
+
+    advice = "choose another id, or let the store choose one"
+
+
+class LeaseLost(NotCommitted):
+    """A lease of this program has ended, or may have: it was not renewed in time."""
+
+    advice = "begin anew under another lease; what lived with this one is gone or will be"
+
+
+class NotAcquired(NotCommitted):
+    """Others held a lock, or led, for as long as this program was willing to wait."""
+
+    advice = "wait longer, or try again later"
+
+
+class LockLost(LeaseLost):
+    """A lock is not held any more: its lease has ended, or may have, or somebody removed its key."""
+
+    advice = "stop what the lock protects, and acquire it again"
+
+
+class LeadershipLost(LeaseLost):
+    """This candidate does not lead any more: its lease has ended, or may have, or somebody removed its key."""
+
+    advice = "stop acting as the leader, and campaign again"
+
+
 class FutureRevision(NotCommitted):
     """The revision asked for does not exist yet where it was asked."""
 
@@ -174,6 +210,9 @@ _BY_CODE: Final[Mapping[str, Callable[[str], SynodError]]] = MappingProxyType(
         Failure.RESULT_FORGOTTEN: ResultForgotten,
         Failure.WINDOW: Overloaded,
         Failure.CROWDED: Overloaded,
+        Failure.LEASE_UNKNOWN: LeaseUnknown,
+        Failure.LEASE_EXISTS: LeaseExists,
+        Failure.LEASES_FULL: Overloaded,
     }
 )
 
@@ -181,7 +220,7 @@ _BY_CODE: Final[Mapping[str, Callable[[str], SynodError]]] = MappingProxyType(
 def error_of(failed: Failed) -> SynodError:
     """The exception for an operation that the state machine refused."""
     text = failed.message or failed.code
-    if failed.code == Failure.CONDITION:
+    if failed.code in {Failure.CONDITION, Failure.LEASE_RENEWED}:
         return ConditionFailed(text, failed.detail)
     if failed.code == Failure.COMPACTED:
         return Compacted(text, failed.detail)

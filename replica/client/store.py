@@ -10,14 +10,19 @@ from typing import Any, Self, TypeVar, Unpack
 
 from replica.client import transaction as transactions
 from replica.client.connection import Connection
-from replica.client.errors import Closed, InvalidArgument, TooLarge
+from replica.client.errors import Closed, InvalidArgument, LeaseLost, TooLarge
 from replica.client.forking import GUARD
 from replica.client.grpc_port import GrpcPort
+from replica.client.leases import AsyncLease, LeaseRequest
+from replica.client.locks import ELECTIONS, LOCKS, TTL_S, AsyncElection, AsyncLock, place_prefix
 from replica.client.options import Consistency, OptionFields, Options, make_options, wire_consistency
 from replica.client.port import Port, PortFactory, open_port
 from replica.client.ranges import AsyncRange, Pages, Text, as_bytes, interval
 from replica.client.status import ReplicaStatus, survey
 from replica.client.transaction import ATTEMPTS, AsyncTransaction
+from replica.client.watch import AsyncWatch
+from replica.client.watches import WatchOptions
+from replica.client.watching import Watching
 from replica.kv.operations import (
     KEY_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
@@ -31,12 +36,21 @@ from replica.kv.operations import (
     Delete,
     Deleted,
     DeleteRange,
+    DescribeLease,
     Get,
     Got,
+    KeepAlive,
     KeyValue,
+    LeaseDescribed,
+    LeaseGranted,
+    LeaseRevoked,
+    LeasesListed,
+    ListLeases,
     Put,
     Range,
     Ranged,
+    ReadOperation,
+    RevokeLease,
     Simple,
     Transacted,
     Transaction,
@@ -74,6 +88,7 @@ class AsyncStore:
         self._port: Port | None = None
         self._main: Connection | None = None
         self._nearby: Connection | None = None
+        self._watching: Watching | None = None
         self._submit: Callable[[Any, float], Future[Any]] = self._not_bound
         self._closed = False
         self._suspended = False
@@ -242,7 +257,7 @@ class AsyncStore:
         return ranged.count
 
     def read(
-        self, operation: Get | Range, *, consistency: Consistency | None = None, timeout_s: float | None = None
+        self, operation: ReadOperation, *, consistency: Consistency | None = None, timeout_s: float | None = None
     ) -> Future[AnyResult]:
         """Send a read-only operation of `replica.kv.operations`; the future gets its result as it is."""
         if asyncio.get_running_loop() is not self._loop:
@@ -254,7 +269,7 @@ class AsyncStore:
             operation,
             self._timeout_s if timeout_s is None else timeout_s,
             way,
-            alone=operation.__class__ is Range,
+            alone=operation.__class__ is Range or operation.__class__ is ListLeases,
         )
 
     # ------------------------------------------------------------------------------------------------- transactions
@@ -280,6 +295,133 @@ class AsyncStore:
         """
         return await transactions.retry(self, work, attempts, self._random.random)
 
+    # ------------------------------------------------------------------------------------------------------ watching
+
+    def watch(
+        self,
+        prefix: Text | None = None,
+        *,
+        key: Text | None = None,
+        first: Text | None = None,
+        last: Text | None = None,
+        revision: int = 0,
+        puts: bool = True,
+        deletes: bool = True,
+        previous: bool = False,
+        progress: bool = False,
+    ) -> AsyncWatch:
+        """Hear of every change of ``key``, of keys with ``prefix``, or in ``[first, last)``; of all keys without any.
+
+        ::
+
+            async with store.watch("jobs/") as watch:
+                async for batch in watch:
+                    for event in batch.events:
+                        print(batch.revision, event.key, event.value, event.deleted)
+
+        One batch a revision, each once and in order, whatever becomes of replicas and connections meanwhile; the
+        nearest replica serves it. It begins where it is first awaited: at ``revision``, or with what comes next. To
+        read first and lose nothing, watch from the revision of the read plus one.
+
+        Args:
+            puts, deletes: leave either out.
+            previous: tell what each key was before, too.
+            progress: also yield batches without events, now and then, that say how far the watch has come.
+
+        Raises, from the iteration:
+            Compacted: the changes at the revision wanted are gone; its ``revision`` is the first that can be told of.
+            Unsupported: the protocol has no one order of changes.
+        """
+        if key is not None:
+            if prefix is not None or first is not None or last is not None:
+                raise InvalidArgument("a watch is about a key or about an interval, not both")
+            start = self.key(key)
+            end = start + b"\x00"
+        else:
+            start, end = interval(prefix, first, last)
+        if not (puts or deletes):
+            raise InvalidArgument("a watch without puts and without deletions would hear nothing")
+        return AsyncWatch(self, WatchOptions(start, end, puts, deletes, previous, progress), revision)
+
+    # ---------------------------------------------------------------------------------- leases, locks and elections
+
+    def lease(
+        self,
+        ttl_s: float = TTL_S,
+        *,
+        lease: int = 0,
+        keep_alive: bool = True,
+        on_lost: Callable[[LeaseLost], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> LeaseRequest:
+        """Grant a lease; await it, or enter it as a block at whose end it is revoked.
+
+        ::
+
+            async with store.lease(10) as lease:
+                await store.put("workers/7", "here", lease=lease.id)
+
+        Args:
+            ttl_s: it ends, with its keys, so long after its last renewal.
+            lease: its id; 0 lets the store choose.
+            keep_alive: renew it in the background, as long as this object lives.
+            on_lost: called, on the event loop, when it has ended or may have.
+
+        Raises:
+            LeaseExists: there is a lease with that id.
+            Overloaded: there are too many leases.
+        """
+        return LeaseRequest(self, ttl_s, lease, keep_alive=keep_alive, on_lost=on_lost, timeout_s=timeout_s)
+
+    async def leases(self, *, consistency: Consistency | None = None) -> list[LeaseDescribed]:
+        """All leases, by id."""
+        found: list[LeaseDescribed] = []
+        while True:
+            listed = await self.read(ListLeases(found[-1].lease if found else 0), consistency=consistency)
+            assert isinstance(listed, LeasesListed)
+            found += listed.leases
+            if not listed.more:
+                return found
+
+    async def describe_lease(
+        self, lease: int, *, names: bool = False, consistency: Consistency | None = None
+    ) -> LeaseDescribed:
+        """A lease: how long it lives, about how much of that is left, and with ``names`` its keys.
+
+        Raises:
+            LeaseUnknown: there is no such lease.
+        """
+        described = await self.read(DescribeLease(lease, names), consistency=consistency)
+        assert isinstance(described, LeaseDescribed)
+        return described
+
+    def renew_lease(self, lease: int, *, timeout_s: float | None = None) -> Future[LeaseGranted]:
+        """Give a lease its full time again. Raises `LeaseUnknown`."""
+        return self.execute(KeepAlive(lease), timeout_s=timeout_s)
+
+    def revoke_lease(self, lease: int, *, timeout_s: float | None = None) -> Future[LeaseRevoked]:
+        """End a lease, and its keys with it, all at one revision. Raises `LeaseUnknown`."""
+        return self.execute(RevokeLease(lease), timeout_s=timeout_s)
+
+    def lock(self, name: Text, *, ttl_s: float = TTL_S, lease: AsyncLease | None = None) -> AsyncLock:
+        """A lock that one program holds at a time, in all the cluster.
+
+        ::
+
+            async with store.lock("billing") as lock:
+                await lock.transaction([Put(b"balance", b"7")])   # takes effect only while the lock is held
+                send_invoice(fencing_token=lock.token)
+
+        Args:
+            ttl_s: a holder that has died keeps others waiting for so long.
+            lease: hold it with this lease instead of one of its own.
+        """
+        return AsyncLock(self, place_prefix(LOCKS, name), ttl_s, lease, b"")
+
+    def election(self, name: Text, *, ttl_s: float = TTL_S, lease: AsyncLease | None = None) -> AsyncElection:
+        """An election, in all the cluster: ``await election.campaign("me")``, `leader`, `observe`, `resign`."""
+        return AsyncElection(self, place_prefix(ELECTIONS, name), ttl_s, lease, b"")
+
     # ---------------------------------------------------------------------------------------------- the cluster itself
 
     async def status(self, *, timeout_s: float = 2.0) -> list[ReplicaStatus]:
@@ -301,8 +443,10 @@ class AsyncStore:
         if self._loop is not asyncio.get_running_loop():
             self._forget()
             return
-        connections, port = self._connections(), self._port
+        connections, watching, port = self._connections(), self._watching, self._port
         self._forget()
+        if watching is not None:
+            await watching.close()
         await asyncio.gather(*(connection.close(self.options.drain_s) for connection in connections))
         if port is not None:
             await port.close()
@@ -367,6 +511,22 @@ class AsyncStore:
             self._nearby = self._connect(follow_leader=False)
         return self._nearby
 
+    def watching(self) -> Watching:
+        """What watches on the running loop."""
+        if asyncio.get_running_loop() is not self._loop:
+            self._bind()
+        if self._watching is None:
+            assert self._port is not None
+            options = self.options
+            self._watching = Watching(
+                self._port,
+                cluster=options.cluster,
+                region=options.region,
+                zone=options.zone,
+                stall_s=options.stall_s,
+            )
+        return self._watching
+
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The event loop on which the store is in use."""
@@ -377,18 +537,22 @@ class AsyncStore:
         self._suspended = True
         # The port stays: a replica in this process lives in it.
         await asyncio.gather(*(connection.suspend() for connection in self._connections()))
+        if self._watching is not None:
+            await self._watching.suspend()
 
     def resume(self) -> None:
         """Go on after `suspend`."""
         self._suspended = False
         for connection in self._connections():
             connection.resume()
+        if self._watching is not None:
+            self._watching.resume()
 
     def _connections(self) -> list[Connection]:
         return [connection for connection in (self._main, self._nearby) if connection is not None]
 
     def _forget(self) -> None:
-        self._loop = self._port = self._main = self._nearby = None
+        self._loop = self._port = self._main = self._nearby = self._watching = None
 
     def begin_anew(self) -> None:
         """In a child process: sequences of the parent's session must not be used twice."""
@@ -399,6 +563,8 @@ class AsyncStore:
         self._suspended = False
         if self._main is not None:
             GUARD.leave_behind(self._main)
+        if self._watching is not None:
+            GUARD.leave_behind(self._watching)
         self._forget()
         self._random = random.Random()
 

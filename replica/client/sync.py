@@ -18,13 +18,16 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
 
-from replica.client.errors import Closed, Conflict, InvalidArgument
+from replica.client.errors import Closed, Conflict, InvalidArgument, LeaseLost
 from replica.client.forking import GUARD
+from replica.client.locks import ELECTIONS, LOCKS, TTL_S, place_prefix
 from replica.client.options import Consistency, OptionFields, Options, make_options
 from replica.client.port import PortFactory, open_port
 from replica.client.ranges import AsyncRange, Text
 from replica.client.status import ReplicaStatus
 from replica.client.store import AsyncStore
+from replica.client.sync_locks import Election, Lease, Lock
+from replica.client.sync_watch import Watch
 from replica.client.transaction import ATTEMPTS, AsyncTransaction, pauses
 from replica.kv.operations import (
     Added,
@@ -32,9 +35,11 @@ from replica.kv.operations import (
     Compacted,
     Condition,
     Deleted,
-    Get,
     KeyValue,
-    Range,
+    LeaseDescribed,
+    LeaseGranted,
+    LeaseRevoked,
+    ReadOperation,
     Simple,
     Transacted,
     Written,
@@ -256,7 +261,7 @@ class Store:
         )
 
     def read(
-        self, operation: Get | Range, *, consistency: Consistency | None = None, timeout_s: float | None = None
+        self, operation: ReadOperation, *, consistency: Consistency | None = None, timeout_s: float | None = None
     ) -> AnyResult:
         """See `AsyncStore.read`."""
         return self._call(lambda store: store.read(operation, consistency=consistency, timeout_s=timeout_s))
@@ -300,6 +305,79 @@ class Store:
             else:
                 return result
         raise InvalidArgument("a transaction needs at least one attempt")
+
+    # ------------------------------------------------------------------------------- watches, leases, locks, elections
+
+    def watch(
+        self,
+        prefix: Text | None = None,
+        *,
+        key: Text | None = None,
+        first: Text | None = None,
+        last: Text | None = None,
+        revision: int = 0,
+        puts: bool = True,
+        deletes: bool = True,
+        previous: bool = False,
+        progress: bool = False,
+    ) -> Watch:
+        """See `AsyncStore.watch`: ``for batch in store.watch("jobs/")``."""
+        arguments: dict[str, Any] = {
+            "prefix": prefix,
+            "key": key,
+            "first": first,
+            "last": last,
+            "revision": revision,
+            "puts": puts,
+            "deletes": deletes,
+            "previous": previous,
+            "progress": progress,
+        }
+        self._running().store.watch(**arguments)  # what makes no sense is refused where it is given
+        return Watch(self, arguments)
+
+    def lease(
+        self,
+        ttl_s: float = TTL_S,
+        *,
+        lease: int = 0,
+        keep_alive: bool = True,
+        on_lost: Callable[[LeaseLost], object] | None = None,
+        timeout_s: float | None = None,
+    ) -> Lease:
+        """See `AsyncStore.lease`; as a block, it is revoked at the end. ``on_lost`` is called on the store's thread."""
+        granted = self._call(
+            lambda store: store.lease(ttl_s, lease=lease, keep_alive=keep_alive, on_lost=on_lost, timeout_s=timeout_s)
+        )
+        return Lease(self, granted)
+
+    def leases(self, *, consistency: Consistency | None = None) -> list[LeaseDescribed]:
+        """See `AsyncStore.leases`."""
+        return self._call(lambda store: store.leases(consistency=consistency))
+
+    def describe_lease(
+        self, lease: int, *, names: bool = False, consistency: Consistency | None = None
+    ) -> LeaseDescribed:
+        """See `AsyncStore.describe_lease`."""
+        return self._call(lambda store: store.describe_lease(lease, names=names, consistency=consistency))
+
+    def renew_lease(self, lease: int, *, timeout_s: float | None = None) -> LeaseGranted:
+        """See `AsyncStore.renew_lease`."""
+        return self._call(lambda store: store.renew_lease(lease, timeout_s=timeout_s))
+
+    def revoke_lease(self, lease: int, *, timeout_s: float | None = None) -> LeaseRevoked:
+        """See `AsyncStore.revoke_lease`."""
+        return self._call(lambda store: store.revoke_lease(lease, timeout_s=timeout_s))
+
+    def lock(self, name: Text, *, ttl_s: float = TTL_S, lease: Lease | None = None) -> Lock:
+        """See `AsyncStore.lock`: ``with store.lock("billing") as lock``."""
+        place_prefix(LOCKS, name)  # what makes no sense is refused where it is given
+        return Lock(self, name, ttl_s, lease)
+
+    def election(self, name: Text, *, ttl_s: float = TTL_S, lease: Lease | None = None) -> Election:
+        """See `AsyncStore.election`."""
+        place_prefix(ELECTIONS, name)
+        return Election(self, name, ttl_s, lease)
 
     # ---------------------------------------------------------------------------------------------- the cluster itself
 
