@@ -600,6 +600,12 @@ class ProtocolSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Builds a protocol object from a context and an instance of ``options``."""
     validate: Callable[[Configuration, Any], None]
     """Raises `ConfigurationError` for a configuration that can't work, quorums that do not intersect included."""
+    narrow: Callable[[Capabilities, Any], Capabilities] | None = None
+    """What the options make of ``capabilities``, where some of it has to be asked for; None: all of it is there."""
+
+    def offers(self, options: Any) -> Capabilities:
+        """What a cluster with these options is capable of."""
+        return self.capabilities if self.narrow is None else self.narrow(self.capabilities, options)
 
 
 def parse_options(spec: ProtocolSpec, options: Options) -> Any:

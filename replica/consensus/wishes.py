@@ -19,7 +19,7 @@ class SnapshotWishes:
         self._wished_at: float | None = None
         self._frontier = 0
 
-    def awaited(self, reached: int) -> bool:
+    def open_for(self, reached: int) -> bool:
         """Has a snapshot been wished for that is still to come, and of use to a replica that has ``reached`` so far?"""
         return (
             self._wished_at is not None

@@ -162,7 +162,7 @@ class AdminService(wire.AdminServicer):
         replica = self._replica
         await self._require_member(context)
         configuration = replica.coordinator.configuration
-        if not replica.coordinator.spec.capabilities.reconfiguration:
+        if not replica.coordinator.capabilities.reconfiguration:
             await context.abort(
                 grpc.StatusCode.UNIMPLEMENTED, f"protocol {configuration.protocol!r} cannot change its members"
             )

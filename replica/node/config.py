@@ -369,8 +369,7 @@ def _validate(config: NodeConfig) -> None:
             "a replica that is to be added to a running cluster is started with --join"
         )
     spec = find_protocol(config.protocol.name)
-    validate_configuration(spec, config.initial_configuration())
-    offered = spec.capabilities.reads
+    offered = spec.offers(validate_configuration(spec, config.initial_configuration())).reads
     if config.reads not in {"auto", *offered}:
         raise ConfigurationError(
             f"reads: protocol {spec.name!r} has no reads by {config.reads!r} "

@@ -308,7 +308,7 @@ class Core:
                 transaction_operations_max=TRANSACTION_OPERATIONS_MAX,
                 watches_max=limits.session_watches_max,
             ),
-            exactly_once=self.coordinator.spec.capabilities.exactly_once,
+            exactly_once=self.coordinator.capabilities.exactly_once,
             leader=leader,
             leader_address=leader_address,
             endpoints=[
@@ -341,14 +341,14 @@ class Core:
 
     def offers(self, read: str) -> bool:
         """Does the protocol offer that way to read?"""
-        return read in self.coordinator.spec.capabilities.reads
+        return read in self.coordinator.capabilities.reads
 
     @property
     def default_read(self) -> str:
         """How a read that only asks to be linearizable is served."""
         if self.config.reads != "auto":
             return self.config.reads
-        offered = self.coordinator.spec.capabilities.reads
+        offered = self.coordinator.capabilities.reads
         return next((way for way in READ_PREFERENCE if way in offered), "log")
 
 

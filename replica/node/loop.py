@@ -235,7 +235,7 @@ class Loop:
         self.propose(Command(payload, 0, token, count, footprint))
 
     def request_read(self, read: PendingRead) -> None:
-        """Have a linearizable read granted and answered; all that arrive before the next turn share one
+        """Have a linearizable read granted and answered; all of a kind that arrive before the next turn share one
         token.
         """
         self._reads.append(read)
@@ -405,11 +405,19 @@ class Loop:
         return events, operations
 
     def _ask_reads(self, events: list[Event]) -> None:
-        """Have the reads that have arrived granted, all by one token."""
+        """Have the reads that have arrived granted, all of a kind by one token."""
+        reads, self._reads = self._reads, []
+        by_lease = [read for read in reads if read.by_lease]
+        if by_lease:
+            reads = [read for read in reads if not read.by_lease]
+            events.append(ReadRequested(self._token_for(by_lease), by_lease=True))
+        if reads:
+            events.append(ReadRequested(self._token_for(reads)))
+
+    def _token_for(self, reads: list[PendingRead]) -> int:
         token = self._take_token()
-        self._reads_by_token[token] = self._reads
-        self._reads = []
-        events.append(ReadRequested(token))
+        self._reads_by_token[token] = reads
+        return token
 
     def _take_token(self) -> int:
         token = self._next_token

@@ -85,13 +85,15 @@ def _removes(run: wire.Run) -> bool:
 class PendingRead:
     """A read that waits: for its grant, or for its turn through the log."""
 
-    __slots__ = ("attachment", "count", "id", "operations")
+    __slots__ = ("attachment", "by_lease", "count", "id", "operations")
 
-    def __init__(self, attachment: Attachment, read: wire.Read) -> None:
+    def __init__(self, attachment: Attachment, read: wire.Read, *, by_lease: bool) -> None:
         self.attachment = attachment
         self.id = read.id
         self.count = read.count
         self.operations = read.operations
+        self.by_lease = by_lease
+        """May the answer rest on a lease, and so on clocks?"""
 
 
 class Engine(Protocol):
@@ -424,7 +426,7 @@ class Sessions:
             ):
                 self._refuse_read(attachment, read.id, wire.Code.OVERLOADED, "too many reads wait already")
                 continue
-            pending = PendingRead(attachment, read)
+            pending = PendingRead(attachment, read, by_lease=way == "lease")
             attachment.reads += 1
             self.reads_waiting += 1
             self._ask(pending, way)

@@ -153,6 +153,7 @@ class Coordinator:
         if META_TABLE in self.spec.tables:
             raise ValueError(f"protocol {self.spec.name!r} declares the reserved table {META_TABLE!r}")
         options = validate_configuration(self.spec, configuration)
+        self.capabilities = self.spec.offers(options)
         self.protocol: Protocol = self.spec.create(
             Context(
                 replica=self._replica,

@@ -24,8 +24,14 @@ ACKNOWLEDGED_BETWEEN_KILLS = 1_000
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    found = Cluster.create(tmp_path / "cluster", replicas=3, base_port=0)
+def protocol() -> str:
+    """What the cluster runs, unless a test is parametrised with something else."""
+    return "multipaxos"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, protocol: str) -> Iterator[Cluster]:
+    found = Cluster.create(tmp_path / "cluster", replicas=3, base_port=0, protocol=protocol)
     try:
         found.up()
         yield found
@@ -39,6 +45,13 @@ def kill_leader(cluster: Cluster, randomness: random.Random) -> list[int]:
         time.sleep(0.02)
     cluster.kill(leader)
     return [leader]
+
+
+def kill_anyone(cluster: Cluster, randomness: random.Random) -> list[int]:
+    """Kill any replica; returns the victims."""
+    victim = randomness.choice([replica.replica for replica in cluster.layout.replicas])
+    cluster.kill(victim)
+    return [victim]
 
 
 def kill_everyone(cluster: Cluster, randomness: random.Random) -> list[int]:
@@ -106,6 +119,7 @@ def verify(cluster: Cluster, outcomes: list[Outcome], gaps: list[float]) -> Audi
     return found
 
 
+@pytest.mark.parametrize("protocol", ["multipaxos", "raft"])
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost_when_the_leader_is_killed_again_and_again(cluster: Cluster, kills: int) -> None:
@@ -113,7 +127,22 @@ def test_nothing_acknowledged_is_lost_when_the_leader_is_killed_again_and_again(
     verify(cluster, outcomes, gaps)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["multipaxos", "raft"])
+@pytest.mark.timeout(600)
+def test_nothing_acknowledged_is_lost_when_any_replica_is_killed_again_and_again(cluster: Cluster) -> None:
+    outcomes, gaps = run_kills(cluster, 20, kill_anyone, seed=20)
+    verify(cluster, outcomes, gaps)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kills"),
+    [
+        ("multipaxos", 2),
+        pytest.param("multipaxos", 20, marks=pytest.mark.slow),
+        pytest.param("raft", 20, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.timeout(600)
 def test_nothing_acknowledged_is_lost_when_all_replicas_are_killed_at_once(cluster: Cluster, kills: int) -> None:
     outcomes, gaps = run_kills(cluster, kills, kill_everyone, seed=kills)

@@ -33,7 +33,7 @@ class CatchUps:
     @property
     def awaits_snapshot(self) -> bool:
         """Has a snapshot been wished for that is still to come, and still of use?"""
-        return self._wishes.awaited(self._log.decided)
+        return self._wishes.open_for(self._log.decided)
 
     def request(self, peer: ReplicaId) -> None:
         """Ask ``peer`` for what is missing, unless it was asked a moment ago."""

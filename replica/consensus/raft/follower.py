@@ -80,7 +80,7 @@ class Follower:
             return
         if self._log.decided >= message.floor:
             self.resume()
-        elif not self._wishes.awaited(self._log.decided):
+        elif not self._wishes.open_for(self._log.decided):
             self._wishes.utter(sender, message.floor)
 
     def resume(self) -> None:

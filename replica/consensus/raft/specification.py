@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from replica.consensus.interface import Capabilities, ProtocolSpec
 
 from .messages import MESSAGES, TABLES
@@ -15,11 +17,16 @@ CAPABILITIES: Final = Capabilities(
     transactions=True,
     compare_and_set=True,
     exactly_once=True,
-    reads=frozenset({"log", "read-index"}),
+    reads=frozenset({"log", "read-index", "lease"}),
     routing="leader",
     crash_recovery=True,
     reconfiguration=True,
 )
+
+
+def narrow(capabilities: Capabilities, options: RaftOptions) -> Capabilities:
+    """Leases have to be asked for."""
+    return capabilities if options.lease_s else replace(capabilities, reads=capabilities.reads - {"lease"})
 
 
 PROTOCOL: Final = ProtocolSpec(
@@ -31,4 +38,5 @@ PROTOCOL: Final = ProtocolSpec(
     options=RaftOptions,
     create=Raft,
     validate=validate,
+    narrow=narrow,
 )

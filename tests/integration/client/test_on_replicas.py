@@ -57,6 +57,19 @@ async def test_a_way_to_read_that_the_protocol_does_not_offer_is_refused(store):
         await store.get("key", consistency="quorum")
 
 
+async def test_reads_by_lease_reflect_what_was_acknowledged_and_have_to_be_asked_for(tmp_path):
+    async with nodes(tmp_path, protocol__name="raft", protocol__options="lease_s=0.2") as cluster:
+        await cluster.start()
+        await cluster.ready()
+        async with connect_async(endpoints(cluster), timeout_s=60) as store:
+            for n in range(20):
+                await store.put("key", str(n))
+                for consistency in ("lease", "read-index"):
+                    found = await store.get("key", consistency=consistency)
+                    assert found is not None
+                    assert found.value == b"%d" % n
+
+
 async def test_stale_reads_are_served_where_no_majority_is_left(store, cluster):
     await store.put("key", "value")
     await cluster.agree()

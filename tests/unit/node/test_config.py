@@ -103,7 +103,7 @@ def test_without_a_file_everything_can_come_from_the_environment():
         (("[protocol]", "[limits]\nqueued_operations_max = 0\n[protocol]"), "limits.queued_operations_max", "positive"),
         (("[protocol]", "[limits]\nframe_bytes_max = 1000\n[protocol]"), "limits.frame_bytes_max", "largest size"),
         (("[protocol]", "[snapshot]\nevery_positions = -1\n[protocol]"), "snapshot.every_positions", "never"),
-        (('name = "null"', 'name = "raftish"'), "protocol", "multipaxos, null"),
+        (('name = "null"', 'name = "raftish"'), "protocol", "multipaxos, null, raft"),
         (('name = "null"', 'name = "null"\n[protocol.options]\nspeed = 3'), "protocol.options.speed", "no such option"),
     ],
 )
@@ -140,6 +140,12 @@ def test_a_variable_that_cannot_be_read_is_named(write):
 def test_a_way_to_read_that_the_protocol_lacks_is_refused(write):
     problem = problem_of(write(), flags={"reads": "lease"})
     assert problem.startswith("reads: ")
+
+
+def test_reads_by_lease_are_offered_where_the_options_of_the_protocol_ask_for_leases(write):
+    flags = {"protocol.name": "raft", "reads": "lease"}
+    assert problem_of(write(), flags=flags).startswith("reads: protocol 'raft' has no reads by 'lease'")
+    assert load_config(write(), flags={**flags, "protocol.options": "lease_s=0.3"}).reads == "lease"
 
 
 def test_a_file_that_is_missing_or_is_not_toml_is_one_line(write, tmp_path):
