@@ -30,8 +30,8 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
-demo: $(VENV)/.stamp-demo ## a cluster, a load and a report
-	@$(BIN)/python -m bench.demo
+demo: $(VENV)/.stamp-demo ## the suite `quick`: clusters, loads, a leader killed, the verdict and a report
+	@$(BIN)/synod bench suite quick
 
 .PHONY: test
 test: $(VENV)/.stamp-dev ## the quick and the integration tests
