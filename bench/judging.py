@@ -20,13 +20,15 @@ def judge(
     start: float,
     total: int,
     stale: bool,
+    revisions: bool,
     options: HistoryOptions,
     faults: list[FaultEvent],
     folder: Path,
     run_id: str,
     attributes: dict[str, Any],
 ) -> RunVerdict:
-    """Write the history and check it. ``total`` is how many operations the run completed in all.
+    """Write the history and check it. ``total`` is how many operations the run completed in all;
+    ``revisions`` says that those reported count in one order over all keys.
 
     A run whose reads were stale is not judged linearizable: the answer is "not applicable", or a violation if even its
     writes cannot be explained.
@@ -34,7 +36,7 @@ def judge(
     if not any(recording.operations for _, recording in recordings):
         return RunVerdict(answer="unknown", reason="no operation was recorded")
     try:
-        history = to_history(recordings, start=start, stale=stale, attributes=attributes)
+        history = to_history(recordings, start=start, stale=stale, revisions=revisions, attributes=attributes)
         history = _with_faults(history, faults)
     except HistoryError as error:
         return RunVerdict(answer="unknown", reason=f"the history makes no sense: {error}")

@@ -471,6 +471,7 @@ class _Bench:
                 start=window.start,
                 total=sum(each.measured.total for each in found),
                 stale=plan.shape.consistency == "stale",
+                revisions=target.ordered,
                 options=plan.experiment.history,
                 faults=run.faults,
                 folder=self._folder,

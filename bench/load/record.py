@@ -170,11 +170,31 @@ def _short_result(result: Any) -> Any:
 
 # ---------------------------------------------------------------------------------------------------------- a history
 
+_OF_ORDER: Final = frozenset({"revision", "create", "mod", "version"})
+
+
+def _unordered(result: Any) -> Any:
+    """A described result without what depends on an order over all keys."""
+    if isinstance(result, dict):
+        return {name: _unordered(value) for name, value in result.items() if name not in _OF_ORDER}
+    if isinstance(result, list | tuple):
+        return [_unordered(each) for each in result]
+    return result
+
 
 def to_history(
-    recordings: list[tuple[str, Recording]], *, start: float, stale: bool, attributes: dict[str, Any]
+    recordings: list[tuple[str, Recording]],
+    *,
+    start: float,
+    stale: bool,
+    revisions: bool = True,
+    attributes: dict[str, Any],
 ) -> History:
-    """One history of all generators' recordings, with times from ``start`` on, by the model ``kv``."""
+    """One history of all generators' recordings, with times from ``start`` on, by the model ``kv``.
+
+    Without ``revisions`` those that were reported are left out, since they do not count in one order over all keys:
+    such a history is searched, where another is replayed in the order that they give.
+    """
     ends = [recording.until for _, recording in recordings if recording.until is not None]
     until = min(ends) if ends else None
     parts: list[list[AnyEvent]] = []
@@ -199,7 +219,7 @@ def to_history(
                 time = each.completed - start
                 outcome: AnyEvent
                 if each.outcome == "ok":
-                    outcome = Ok(id=number, time=time, result=each.result)
+                    outcome = Ok(id=number, time=time, result=each.result if revisions else _unordered(each.result))
                 elif each.outcome == "fail":
                     outcome = Fail(id=number, time=time, error=each.error)
                 else:

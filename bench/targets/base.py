@@ -36,6 +36,9 @@ class Target(ABC):
     rpc: str = "session"
     """What its generators speak: ``session`` or ``etcd``."""
 
+    ordered: bool = True
+    """Revisions count in one order over all keys."""
+
     cluster: Cluster | None = None
     """Of replicas of Synod: what faults, shaping and attribution act on. None for other systems."""
 

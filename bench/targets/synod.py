@@ -37,6 +37,7 @@ class SynodTarget(Target):
             self.spec: ProtocolSpec = find_protocol(self.protocol)
         except ConfigurationError as error:
             raise TargetError(str(error)) from None
+        self.ordered = self.spec.capabilities.total_order
         self.replicas = 1 if self.spec.name == "null" else shape.replicas
         self._sync_mode: str = shape.sync_mode
 

@@ -268,3 +268,32 @@ def test_answers_of_etcd_become_results_of_the_store():
     transaction = Transaction((), (Get(b"a"), Put(b"b", b"v")), ())
     found = client.result(transaction, reply.SerializeToString())
     assert found == Transacted(10, True, (Got(9, None), Written(10)))
+
+
+def test_revisions_that_do_not_count_in_one_order_are_left_out_of_the_history():
+    # Two keys, each with revisions of its own: in one order over all keys the second would be impossible.
+    item = {"key": "b", "value": "y", "create": 1, "mod": 1, "version": 1}
+    nested = {"succeeded": True, "results": [{"revision": 1, "item": item}], "revision": 1}
+    read = Recorded(
+        operation="transaction",
+        arguments={"then": [{"operation": "get", "key": "b"}]},
+        invoked=105.0,
+        completed=106.0,
+        outcome="ok",
+        result=nested,
+    )
+    other = Recorded(
+        operation="put",
+        key="b",
+        arguments={"value": "y"},
+        invoked=103,
+        completed=104,
+        outcome="ok",
+        result={"revision": 1},
+    )
+    recording = Recording(operations=[put("a", 101, 102, 1), other, read])
+    named = [("client", recording)]
+    assert check(to_history(named, start=100.0, stale=False, attributes={})).verdict is Verdict.VIOLATION
+    apart = to_history(named, start=100.0, stale=False, revisions=False, attributes={})
+    assert check(apart).verdict is Verdict.OK
+    assert apart.operations[-1].result == {"succeeded": True, "results": [{"item": {"key": "b", "value": "y"}}]}
