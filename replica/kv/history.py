@@ -64,10 +64,11 @@ TAKEN_ON_PUTS_MAX: Final = 4096
 """Puts whose versions may wait to be made."""
 
 PENDING_KEYS_MAX: Final = 4096
-"""Keys whose versions may wait to be written to the store: what one flush costs hangs on them."""
+"""With more keys that have pending versions, `settle` writes them to the store: what that costs hangs on the keys. With
+twice as many it is done at once."""
 
 PENDING_BYTES_MAX: Final = 2 << 20
-"""The size of all pending versions, judged by the commands they came from."""
+"""The same for the size of all pending versions, judged by the commands they came from."""
 
 RECORD_BYTES_MAX: Final = 4000
 """Versions of one key share a record up to this size: it fills one page of LMDB. A larger one stands alone."""
@@ -165,6 +166,8 @@ class History:
             taken_on, self._taken_on, self._taken_on_puts = self._taken_on, [], 0
             for first, puts in taken_on:
                 self._make_versions(first, puts)
+            if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
+                self.flush()
 
     def _make_versions(self, revision: int, puts: Sequence[Put]) -> None:
         """``puts`` take effect at consecutive revisions from ``revision`` on.
@@ -228,9 +231,10 @@ class History:
             self.flush()  # keys of the system are not cached, so nothing of theirs may be pending
 
     def pace(self, command_bytes: int) -> None:
-        """Called once a command with its size: writes what is pending to the store when that has grown large."""
+        """Called once a command with its size, before it: writes what is pending to the store when that has grown large
+        and `settle`, which would do it at a better time, was not called."""
         self._bytes += command_bytes
-        if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
+        if self._bytes > 2 * PENDING_BYTES_MAX or len(self._pending) > 2 * PENDING_KEYS_MAX:
             self.flush()
         elif len(self._changed) >= BATCH_KEYS_MAX:
             self._end_batch()

@@ -31,9 +31,18 @@ from .execution import CROWDED, MALFORMED, SESSION_UNKNOWN, Execution
 from .history import History
 from .layout import META, CorruptState
 from .leases import Leases
-from .operations import LEASES_MAX, RESULT_BYTES_MAX, AnyResult, Failed, Failure, ReadOperation
+from .operations import (
+    LEASES_MAX,
+    RESULT_BYTES_MAX,
+    REVISION_MAX,
+    AnyOperation,
+    AnyResult,
+    Failed,
+    Failure,
+    ReadOperation,
+)
 from .outcomes import Opened, Outcome
-from .runs import MalformedOperation, unpack
+from .runs import MalformedOperation, Payload, unpack
 from .sessions import SESSIONS_MAX, Sessions
 from .store import Reader, Store
 
@@ -47,6 +56,9 @@ DIGEST_BYTES: Final = 16
 
 DIGEST_STRETCH_KEYS: Final = 64
 """Keys that a digest takes in between two calls of what it was given to call."""
+
+FORESEEN_BYTES_MAX: Final = 4 << 20
+"""Payloads that may be remembered with what they were parsed into, in bytes."""
 
 _META_KEY: Final = b"state"
 
@@ -102,6 +114,9 @@ class StateMachine:
         self.history = History(store, self.leases)
         self.sessions = Sessions(store, sessions_max=sessions_max)
         self.applied = 0
+        # By identity: a payload that is held here keeps its number.
+        self._foreseen: dict[int, tuple[bytes, Payload]] = {}
+        self._foreseen_bytes = 0
         self._load()
 
     def reload(self) -> None:
@@ -184,10 +199,30 @@ class StateMachine:
         meta = _Meta(FORMAT, self.applied, history.revision, history.compacted, history.scavenged)
         self.store.put(META, _META_KEY, _encode(meta))
 
+    def foresee(self, payload: bytes, acknowledged: int, operations: Sequence[AnyOperation]) -> None:
+        """``payload`` was packed here, of operations that have been parsed and found good: when it comes back, as this
+        very object, it need not be parsed again.
+        """
+        if acknowledged > REVISION_MAX:
+            return
+        self._foreseen[id(payload)] = payload, Payload(acknowledged, list(operations))
+        self._foreseen_bytes += len(payload)
+        while self._foreseen_bytes > FORESEEN_BYTES_MAX:
+            # What is decided elsewhere, or refused, never comes back.
+            oldest = next(iter(self._foreseen))
+            self._foreseen_bytes -= len(self._foreseen.pop(oldest)[0])
+
+    def _parse(self, payload: bytes) -> Payload:
+        foreseen = self._foreseen.pop(id(payload), None) if self._foreseen else None
+        if foreseen is None:
+            return unpack(payload)
+        self._foreseen_bytes -= len(payload)
+        return foreseen[1]
+
     def _command(self, command: AppliedCommand) -> Outcome:
         self.history.pace(len(command.payload))
         try:
-            payload = unpack(command.payload)
+            payload = self._parse(command.payload)
         except MalformedOperation:
             return self._refuse(command, Failure.INVALID, MALFORMED)
         operations = payload.operations

@@ -30,6 +30,7 @@ from replica.kv.operations import (
     KEY_BYTES_MAX,
     TRANSACTION_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
+    ClientOperation,
     RevokeLease,
 )
 from replica.kv.runs import encode_operations, encode_results, validate_reads
@@ -250,6 +251,11 @@ class Core:
     def propose(self, command: Command) -> None:
         """Queue a command for the next turn."""
         self.loop.propose(command)
+
+    def foresee(self, payload: bytes, acknowledged: int, operations: list[ClientOperation]) -> None:
+        """A payload is about to be proposed: the state machine of an order need not parse it again."""
+        if isinstance(self.machine, StateMachine):
+            self.machine.foresee(payload, acknowledged, operations)
 
     def propose_detached(
         self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False

@@ -102,6 +102,9 @@ class Engine(Protocol):
     def propose(self, command: Command) -> None:
         """Queue a command for the next turn."""
 
+    def foresee(self, payload: bytes, acknowledged: int, operations: list[kv.ClientOperation]) -> None:
+        """Told of a payload that is about to be proposed, and of what it was parsed into."""
+
     def propose_detached(
         self, operations: bytes, count: int, done: Callable[[bytes | Reject], None], *, system: bool = False
     ) -> None:
@@ -365,12 +368,13 @@ class Sessions:
     def _propose_run(self, attachment: Attachment, run: wire.Run) -> None:
         operations, count = run.operations, run.count
         try:
-            runs.validate_run(operations, count)
+            parsed = runs.validate_run(operations, count)
         except runs.MalformedOperation as error:
             self._refuse_run(attachment, run, code_of(error), str(error))
             return
         payload = runs.pack_payload(run.acknowledged, operations)
         if count <= self._batch_max:
+            self._engine.foresee(payload, run.acknowledged, parsed)
             self._propose(attachment, run.first_sequence, count, payload)
             return
         for offset, part, piece in runs.split_payload(payload, self._batch_max):

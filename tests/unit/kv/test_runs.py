@@ -5,16 +5,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from replica.kv import runs
+from replica.kv import machine, runs
 from replica.kv.operations import (
     KEY_BYTES_MAX,
     LEASE_TTL_MS_MAX,
+    REVISION_MAX,
     RUN_BYTES_MAX,
     RUN_OPERATIONS_MAX,
     TRANSACTION_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
     Add,
     AnyOperation,
+    ClientOperation,
     CloseSession,
     Compact,
     Compare,
@@ -33,6 +35,8 @@ from replica.kv.operations import (
     Unchanged,
     prefix_end,
 )
+
+from .support import Command
 
 RUN: list[AnyOperation] = [
     Put(b"a", b"1", 3, 0, True),
@@ -198,3 +202,32 @@ def test_a_footprint_is_the_union_in_the_order_of_first_mention():
 )
 def test_the_end_of_a_prefix(prefix, end):
     assert prefix_end(prefix) == end
+
+
+def test_a_payload_that_was_foreseen_is_not_parsed_again_and_another_that_equals_it_is(replica, monkeypatch):
+    monkeypatch.setattr(machine, "FORESEEN_BYTES_MAX", 100)
+    parsed: list[bytes] = []
+
+    def unpack(payload: bytes) -> runs.Payload:
+        parsed.append(payload)
+        return runs.unpack(payload)
+
+    monkeypatch.setattr(machine, "unpack", unpack)
+    operations: list[ClientOperation] = [Put(b"a", b"1")]
+    mine = runs.pack_payload(0, runs.encode_operations(operations))
+    foresee = replica.machine.foresee
+    foresee(mine, 0, operations)
+    for payload in (mine, bytes(bytearray(mine)), mine):
+        (outcome,) = replica.machine.apply(replica.machine.applied + 1, [Command(payload)])
+        assert len(outcome.results()) == 1
+    assert parsed == [mine, mine]
+    assert replica.machine.revision == 3
+    # Only so much is remembered, and never a number that no payload may carry.
+    large = [runs.pack_payload(0, runs.encode_operations([Put(b"a", bytes(60))])) for _ in range(2)]
+    for payload in large:
+        foresee(payload, 0, [Put(b"a", bytes(60))])
+    foresee(mine, REVISION_MAX + 1, operations)
+    parsed.clear()
+    for payload in (*large, mine):
+        replica.machine.apply(replica.machine.applied + 1, [Command(payload)])
+    assert parsed == [large[0], mine]

@@ -208,6 +208,9 @@ class Bench:
     def propose(self, command: Command) -> None:
         self.loop.propose(command)
 
+    def foresee(self, payload: bytes, acknowledged: int, operations: list[kv.ClientOperation]) -> None:
+        self.machine.foresee(payload, acknowledged, operations)
+
     def request_read(self, read: Any) -> None:
         self.loop.request_read(read)
 
