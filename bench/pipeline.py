@@ -194,45 +194,61 @@ def _process(role: Callable[..., Awaitable[None]], *arguments: Any) -> None:
     _run_loop(lambda: role(*arguments))
 
 
-async def _load(port: int, in_flight: int, seconds: float, value_bytes: int) -> dict[str, float]:
-    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
-    call = channel.stream_stream(
-        "/bare.Session/Attach", client_pb2.ClientFrame.SerializeToString, client_pb2.ServerFrame.FromString
-    )()
-    loop = asyncio.get_running_loop()
-    waiting: dict[int, list[asyncio.Future[int]]] = {}
-    queue: list[tuple[bytes, bytes]] = []
-    futures: list[asyncio.Future[int]] = []
-    ready = asyncio.Event()
-    encode = msgspec.msgpack.encode
-    decode = msgspec.msgpack.Decoder(list[int]).decode
+class BareClient:
+    """The client: puts alone, whatever accumulated leaves as one frame."""
 
-    async def write() -> None:
-        nonlocal queue, futures
-        sequence = 1
-        while True:
-            await ready.wait()
-            ready.clear()
-            pairs, queue = queue, []
-            waiting[sequence], futures = futures, []
-            run = client_pb2.Run(first_sequence=sequence, count=len(pairs), operations=encode(pairs))
-            sequence += len(pairs)
-            await call.write(client_pb2.ClientFrame(runs=[run]))
+    def __init__(self, port: int) -> None:
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
+        self._call = self._channel.stream_stream(
+            "/bare.Session/Attach", client_pb2.ClientFrame.SerializeToString, client_pb2.ServerFrame.FromString
+        )()
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, list[asyncio.Future[int]]] = {}
+        self._queue: list[tuple[bytes, bytes]] = []
+        self._futures: list[asyncio.Future[int]] = []
+        self._ready = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
-    async def read() -> None:
-        async for frame in call:
-            for result in frame.results:
-                for future, value in zip(waiting.pop(result.first_sequence), decode(result.results), strict=True):
-                    future.set_result(value)
-
-    def put(key: bytes, value: bytes) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = loop.create_future()
-        queue.append((key, value))
-        futures.append(future)
-        if len(queue) == 1:
-            ready.set()
+    def put(self, key: bytes, value: bytes) -> asyncio.Future[int]:
+        """Queue a put; the future gets the number of its slot."""
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._queue.append((key, value))
+        self._futures.append(future)
+        if len(self._queue) == 1:
+            self._ready.set()
         return future
 
+    async def close(self) -> None:
+        """End the stream."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._channel.close()
+
+    async def _write(self) -> None:
+        encode = msgspec.msgpack.encode
+        sequence = 1
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            pairs, self._queue = self._queue, []
+            self._waiting[sequence], self._futures = self._futures, []
+            run = client_pb2.Run(first_sequence=sequence, count=len(pairs), operations=encode(pairs))
+            sequence += len(pairs)
+            await self._call.write(client_pb2.ClientFrame(runs=[run]))
+
+    async def _read(self) -> None:
+        decode = msgspec.msgpack.Decoder(list[int]).decode
+        async for frame in self._call:
+            for result in frame.results:
+                for future, value in zip(self._waiting.pop(result.first_sequence), decode(result.results), strict=True):
+                    if not future.done():
+                        future.set_result(value)
+
+
+async def _load(port: int, in_flight: int, seconds: float, value_bytes: int) -> dict[str, float]:
+    client = BareClient(port)
+    put = client.put
     keys = [b"key-%06d" % index for index in range(KEYS)]
     value = os.urandom(value_bytes)
     latencies: list[float] = []
@@ -250,10 +266,8 @@ async def _load(port: int, in_flight: int, seconds: float, value_bytes: int) -> 
             if started >= begin:
                 latencies.append(now - started)
 
-    tasks = [asyncio.create_task(write()), asyncio.create_task(read())]
     await asyncio.gather(*(worker(number) for number in range(in_flight)))
-    for task in tasks:
-        task.cancel()
+    await client.close()
     latencies.sort()
     return {
         "in_flight": in_flight,
@@ -261,6 +275,54 @@ async def _load(port: int, in_flight: int, seconds: float, value_bytes: int) -> 
         "p50_ms": latencies[len(latencies) // 2] * 1e3,
         "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
     }
+
+
+class Pipeline:
+    """The three processes. Their data lies in ``folder``, which must be on the disk and not in memory."""
+
+    def __init__(self, folder: str, *, sync: bool = True) -> None:
+        self._folder = folder
+        self._sync = sync
+        self._processes: list[Any] = []
+        self.port = 0
+        """Where the leader serves clients, once it is started."""
+
+    def start(self) -> None:
+        """Start all three; returns when the leader serves."""
+        context = multiprocessing.get_context("spawn")
+        followers = []
+        for name in ("follower-1", "follower-2"):
+            here, there = context.Pipe()
+            arguments = (_follow, os.path.join(self._folder, name), self._sync, there)
+            followers.append(self._begin(context.Process(target=_process, args=arguments, daemon=True), here))
+        here, there = context.Pipe()
+        leading = (_lead, os.path.join(self._folder, "leader"), self._sync, followers, there)
+        self.port = self._begin(context.Process(target=_process, args=leading, daemon=True), here)
+
+    def _begin(self, process: Any, ports: Any) -> int:
+        process.start()
+        self._processes.append(process)
+        port: int = ports.recv()
+        return port
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """Process ids by name."""
+        names = ("follower 1", "follower 2", "leader")
+        return {name: process.pid for name, process in zip(names, self._processes, strict=True)}
+
+    @property
+    def dead(self) -> list[str]:
+        """Which of them do not run any more."""
+        names = ("follower 1", "follower 2", "leader")
+        return [name for name, each in zip(names, self._processes, strict=False) if not each.is_alive()]
+
+    def stop(self) -> None:
+        """Kill them; there is nothing to save."""
+        processes, self._processes = self._processes, []
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def measure(
@@ -271,30 +333,14 @@ def measure(
     Returns ``puts_per_s``, ``p50_ms`` and ``p99_ms``. The data lies under ``folder`` (a temporary folder of the current
     directory, so that it is on the disk and not in memory) and is removed.
     """
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory(dir=folder or ".", prefix="pipeline-") as root:
-        processes = []
+        pipeline = Pipeline(root, sync=sync)
         try:
-            followers = []
-            for name in ("follower-1", "follower-2"):
-                here, there = context.Pipe()
-                process = context.Process(target=_process, args=(_follow, os.path.join(root, name), sync, there))
-                process.start()
-                processes.append(process)
-                followers.append(here.recv())
-            here, there = context.Pipe()
-            process = context.Process(
-                target=_process, args=(_lead, os.path.join(root, "leader"), sync, followers, there)
-            )
-            process.start()
-            processes.append(process)
-            port = here.recv()
-            result: dict[str, float] = _run_loop(lambda: _load(port, in_flight, seconds, value_bytes))
+            pipeline.start()
+            result: dict[str, float] = _run_loop(lambda: _load(pipeline.port, in_flight, seconds, value_bytes))
             return result
         finally:
-            for process in processes:
-                process.kill()
-                process.join()
+            pipeline.stop()
 
 
 def main() -> None:

@@ -186,8 +186,11 @@ def resolve(experiment: Experiment, entry: TargetEntry, value: Scalar, *, repeti
             load = _changed(load, {field: value}, "load")
         elif part == "cluster":
             shape = _changed(shape, {field: value}, "cluster")
+        elif part == "history":
+            history = _changed(experiment.history, {field: value}, "history")
+            experiment = msgspec.structs.replace(experiment, history=history)
         elif axis:
-            raise SuiteError(f"sweep.axis: {axis!r} is not workload, workload.FIELD, load.FIELD or cluster.FIELD")
+            raise SuiteError(f"sweep.axis: {axis!r} is not workload or a field of workload, load, cluster or history")
         shape = _changed(shape, entry.cluster, "cluster")
         workload = load_workload(name, changes)
         validate_load(load)

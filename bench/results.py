@@ -356,6 +356,9 @@ class RunResult(msgspec.Struct, kw_only=True):
     """What the generator can do at this load, in operations a second; 0: not measured."""
     harness_limited: bool = False
     """Within `CEILING_FACTOR` of the ceiling: no ratio may be claimed."""
+    null: float = 0.0
+    """What the protocol ``null`` (the whole system, with one replica that decides alone) reached at the same point, in
+    operations a second; 0: it was not measured."""
     failure: Failure | None = None
     errors: dict[str, int] = {}
     """How often each kind of error was met."""
@@ -365,6 +368,11 @@ class RunResult(msgspec.Struct, kw_only=True):
     def usable(self) -> bool:
         """There are figures."""
         return self.failure is None and self.summary.operations > 0
+
+    @property
+    def near_null(self) -> bool:
+        """Agreement costs so little of this figure that it says more of the system around the protocol."""
+        return bool(self.null) and self.summary.throughput * CEILING_FACTOR > self.null
 
 
 # ------------------------------------------------------------------------------------------------------- histograms

@@ -173,10 +173,33 @@ class _Bench:
                 await self._next(plan)
         finally:
             await asyncio.shield(self._clean_up())
-        self._manifest.planned = [each for each in self._manifest.planned if each.id in self._done()]
+        self._hold_against_null()
+        done = self._done()
+        self._manifest.planned = [each for each in self._manifest.planned if each.id in done]
         self._manifest.finished = results.timestamp()
         self._save()
         return self._manifest
+
+    def _hold_against_null(self) -> None:
+        """Write beside each result of a protocol what one replica that decides alone reached at the same point."""
+        runs = [run for run in results.read_folder(self._folder).runs if run.usable]
+        reached: dict[tuple[str, results.Scalar], list[float]] = {}
+        loads: dict[int, list[float]] = {}
+        for run in runs:
+            if run.deployment.protocol == "null":
+                reached.setdefault((run.experiment, run.point.value), []).append(run.summary.throughput)
+                if run.load["loop"] == "closed":
+                    loads.setdefault(run.load["in_flight"], []).append(run.summary.throughput)
+        for run in runs:
+            found = reached.get((run.experiment, run.point.value))
+            if found and run.deployment.target == "synod" and run.deployment.protocol != "null":
+                run.null = sum(found) / len(found)
+                results.write_run(self._folder, run)
+        kept = [each for each in self._manifest.ceilings if each.responder != "null"]
+        self._manifest.ceilings = kept + [
+            Ceiling(rpc="session", in_flight=in_flight, throughput=sum(found) / len(found), responder="null")
+            for in_flight, found in sorted(loads.items())
+        ]
 
     async def _clean_up(self) -> None:
         await self._undeploy()
@@ -233,7 +256,7 @@ class _Bench:
             rpc = find_target(plan.entry.target).rpc
             if plan.shape.topology or plan.load.loop == "open" or (rpc, plan.load.in_flight) in known:
                 continue
-            if plan.entry.target.startswith("instant"):
+            if plan.entry.target.startswith("instant") or rpc not in {"session", "etcd"}:
                 continue
             known.add((rpc, plan.load.in_flight))
             found.append(plan)
@@ -460,8 +483,8 @@ class _Bench:
     async def _judge(
         self, plan: Plan, target: Target, run: RunResult, found: list[GeneratorResult], window: Window
     ) -> None:
-        if plan.entry.target.startswith("instant"):
-            run.verdict = RunVerdict(answer="not applicable", reason="a responder keeps nothing")
+        if not target.judged:
+            run.verdict = RunVerdict(answer="not applicable", reason="its answers are no history")
             return
         recordings = [(f"client {client}", each.recording) for client, each in enumerate(found)]
         recordings += [("loader", each.loaded) for each in found if each.loaded.operations]

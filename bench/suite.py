@@ -14,7 +14,7 @@
     changes = { "value.bytes" = 64 }     # to the workload, by path
 
     [experiments.sweep]                  # one parameter varies
-    axis = "workload.conflict.percent"   # or load.FIELD, cluster.FIELD, or "workload" for whole workloads
+    axis = "workload.conflict.percent"   # or a field of load, cluster or history, or "workload" for whole workloads
     values = [0, 25, 50, 75, 100]
 
     [experiments.load]

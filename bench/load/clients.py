@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 from bench.load import etcd_messages as etcd
 from bench.load.unary import CallFailed, CallLost, UnaryConnection
+from bench.pipeline import BareClient
 from replica.client import AsyncStore, Indefinite, SynodError, connect_async
 from replica.client.options import Consistency
 from replica.kv.operations import (
@@ -184,12 +185,39 @@ class EtcdClient(Client):
         await asyncio.sleep(0)
 
 
+class PipelineClient(Client):
+    """The client of `bench.pipeline`, which knows puts and nothing else."""
+
+    def __init__(self, url: str) -> None:
+        self._port = int(url.rpartition(":")[2])
+        self._client: BareClient | None = None
+
+    async def open(self) -> None:
+        self._client = BareClient(self._port)
+        await self._client.put(b"bench/open", b"")
+
+    def issue(self, operation: Any) -> asyncio.Future[Any]:
+        assert self._client is not None
+        return self._client.put(operation.key, operation.value)
+
+    def result(self, operation: Any, answer: Any) -> AnyResult:
+        return Written(answer)
+
+    def outcome(self, error: Exception) -> Outcome:
+        return "unknown"
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
 def open_client(
     rpc: str, url: str, *, region: str, consistency: Consistency, timeout_s: float, in_flight: int
 ) -> Client:
     """The client for an RPC."""
     makers: dict[str, Callable[[], Client]] = {
         "session": lambda: SessionClient(url, region=region, consistency=consistency, timeout_s=timeout_s),
+        "bare": lambda: PipelineClient(url),
         "etcd": lambda: EtcdClient(url, consistency=consistency, timeout_s=timeout_s, in_flight=in_flight),
     }
     return makers[rpc]()

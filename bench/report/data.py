@@ -195,6 +195,8 @@ class PointView(msgspec.Struct, kw_only=True):
             found.append("simulated")
         if self.harness_limited:
             found.append("harness-limited")
+        if any(run.near_null for run in self.usable):
+            found.append("close to null")
         if self.network_differs:
             found.append("network not as declared")
         if self.deployment.durability == "none":

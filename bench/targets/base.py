@@ -34,7 +34,10 @@ class Target(ABC):
     """One deployment of one system."""
 
     rpc: str = "session"
-    """What its generators speak: ``session`` or ``etcd``."""
+    """What its generators speak: ``session``, ``etcd`` or ``bare``."""
+
+    judged: bool = True
+    """Its answers make sense as a history."""
 
     ordered: bool = True
     """Revisions count in one order over all keys."""
@@ -87,6 +90,7 @@ _TARGETS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "synod": "bench.targets.synod:SynodTarget",
         "etcd": "bench.targets.etcd:EtcdTarget",
+        "bare": "bench.targets.bare:BareTarget",
         "instant": "bench.targets.instant:InstantTarget",
         "instant-etcd": "bench.targets.instant:InstantEtcdTarget",
     }

@@ -21,6 +21,7 @@ class InstantTarget(Target):
     """One process of `bench.load.instant`."""
 
     rpc = "session"
+    judged = False
 
     def __init__(self, entry: TargetEntry, shape: ClusterShape) -> None:
         super().__init__(entry, shape)
