@@ -203,6 +203,7 @@ class Host:
         self.paused = False
         self.armed_pause: tuple[str, float] | None = None
         """A pause waiting for its boundary ("" is any), and how long it lasts."""
+        self._timers_last = False
         self._deferred: list[tuple[Process, Callable[..., None], tuple[Any, ...]]] = []
         self.resume_at = 0.0
         self.restart_blocked = False
@@ -297,11 +298,16 @@ class Host:
         self.disk.finish()
         self.state = make_home(self._capabilities, sessions_max=self._sessions_max, controls=self.controls)
 
-    def pause(self, seconds: float) -> None:
-        """Everything on this host stands still; the clock does not."""
+    def pause(self, seconds: float, *, timers_last: bool = False) -> None:
+        """Everything on this host stands still; the clock does not.
+
+        ``timers_last``: on waking the process looks at what has arrived before it looks at its timers, as an event loop
+        does that was stopped while it polled. Otherwise what was due first comes first.
+        """
         if self.process is None or self.paused:
             return
         self.paused = True
+        self._timers_last = timers_last
         self.resume_at = self.world.now + seconds
         self.world.trace.say(self.world.now, self.name, f"pauses for {seconds:.3f} s")
         self.world.after(seconds, self._resume, self.process)
@@ -312,6 +318,8 @@ class Host:
         self.paused = False
         self.world.trace.say(self.world.now, self.name, "resumes")
         deferred, self._deferred = self._deferred, []
+        if self._timers_last:
+            deferred.sort(key=lambda entry: entry[1] == entry[0]._woken)
         for owner, action, arguments in deferred:
             owner.enter(action, *arguments)
 

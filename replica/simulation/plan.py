@@ -47,6 +47,9 @@ POINTS: Final = (
 )
 """The boundaries at which a process may be made to die; "" is whichever comes."""
 
+TIMERS_LAST: Final = "timers last"
+"""A pause after which a process looks at what has arrived before it looks at its timers."""
+
 PARTITIONS: Final = (
     "isolate",
     "deaf",
@@ -201,7 +204,7 @@ def draw_plan(
     chaos = unit * draw.uniform(8.0, 18.0)
     clients = _clients(draw, unit, chaos, operations)
     calm = not (faults.disks or faults.network)
-    return Plan(
+    plan = Plan(
         seed=seed,
         unit_s=unit,
         chaos_s=chaos,
@@ -226,6 +229,16 @@ def draw_plan(
         protocols=draw.choice(((), VARIANTS.get(spec.name, ()))),
         endurance=draw.choice(ENDURED) if faults.endurance and draw.random() < 0.3 else "",
     )
+    if chosen.get("lease_s") and faults.partitions and faults.crashes:
+        plan = msgspec.structs.replace(plan, faults=_with_leases(plan.faults, seed, unit, chaos))
+    return plan
+
+
+def _with_leases(faults: tuple[Fault, ...], seed: int, unit: float, chaos: float) -> tuple[Fault, ...]:
+    """What leases have to be tried with besides; drawn apart, so that the rest of a plan is the same without."""
+    draw = random.Random(f"{seed}/leases")
+    more = [fault for _ in range(2) for fault in _entranced(draw, unit, draw.uniform(0.1, 0.8) * chaos)]
+    return tuple(sorted((*faults, *more), key=lambda fault: fault.at))
 
 
 def _log(draw: random.Random, low: float, high: float) -> float:
@@ -376,6 +389,20 @@ def _stalled(draw: random.Random, unit: float, at: float) -> list[Fault]:
             )
             for _ in range(draw.randrange(0, 3))
         ),
+    ]
+
+
+def _entranced(draw: random.Random, unit: float, at: float) -> list[Fault]:
+    """A leader is cut off and stands still; it goes on, with what clients sent it meanwhile, while it is still cut off.
+
+    For protocols with leases: others lead by then, and its own lease has run out without its noticing.
+    """
+    lasts = unit * draw.uniform(1.5, 3.0)
+    return [
+        Fault(at=at, kind="pause", target=LEADER, seconds=lasts, detail=TIMERS_LAST),
+        Fault(at=at, kind="partition", target=SAME, detail="isolate", seconds=lasts + unit),
+        # Some of those who had turned away come back shortly before.
+        *(Fault(at=at + lasts - unit * draw.uniform(0.0, 0.4), kind="client move") for _ in range(6)),
     ]
 
 

@@ -24,7 +24,18 @@ from replica.simulation.machine import abilities_of
 from replica.simulation.network import LinkProfile, Network
 from replica.simulation.objects import ObjectOracle
 from replica.simulation.oracle import Oracle
-from replica.simulation.plan import LEADER, OTHER, POINTS, PROFILES, SAME, Fault, FaultProfile, Plan, draw_plan
+from replica.simulation.plan import (
+    LEADER,
+    OTHER,
+    POINTS,
+    PROFILES,
+    SAME,
+    TIMERS_LAST,
+    Fault,
+    FaultProfile,
+    Plan,
+    draw_plan,
+)
 from replica.simulation.registers import RegisterOracle
 from replica.simulation.seen import FAIL, OK, UNKNOWN, Seen
 from replica.simulation.violation import Violation
@@ -514,7 +525,7 @@ class Simulation:
         if fault.detail in {"", *POINTS}:
             host.armed_pause = (fault.detail, fault.seconds)
         else:
-            host.pause(fault.seconds)
+            host.pause(fault.seconds, timers_last=fault.detail == TIMERS_LAST)
         return host.name
 
     def _partition(self, fault: Fault) -> str:

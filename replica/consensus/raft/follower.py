@@ -34,14 +34,9 @@ class Follower:
         if prev > log.decided and not by_index and not log.matches(prev, message.prev_term):
             core.send(sender, self._mismatch(prev), core.term_ticket)
             return
-        overtaken = log.window.entries.get(prev + len(message.entries)) if core.bugs else None
         index = log.follow(prev, message.entries)
         leadership.matched = max(leadership.matched, index)
-        acknowledged = log.last if "acknowledges all of its log" in core.bugs else index
-        after = core.vote_ticket
-        if overtaken is not None and "completion matched by index alone" in core.bugs:
-            after = overtaken.ticket
-        core.send(sender, Appended(message.term, acknowledged, core.voting), after)
+        core.send(sender, Appended(message.term, index, core.voting), core.vote_ticket)
         self._commit(message.commit)
 
     def _mismatch(self, prev: int) -> Mismatch:

@@ -86,7 +86,7 @@ class Grants:
     def restart(self) -> None:
         """A replica that has voted or followed before starts: who knows what it had promised."""
         core = self._core
-        if core.options.lease_s and core.term and "promise of a lease lost on restart" not in core.bugs:
+        if core.options.lease_s and core.term:
             self.until = core.now + core.options.lease_s
             self._term = 0
 

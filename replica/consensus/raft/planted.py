@@ -24,11 +24,8 @@ BUGS: Final[dict[str, str]] = {
     "stale lease read after a pause": "a lease is taken to hold until its timer fires, however late that is",
     "votes without looking at the log": "a replica is elected that lacks what is committed",
     "append matched by index alone": "entries are appended behind an entry that the leader does not have",
-    "acknowledges all of its log": "a follower's entries that the leader never had are counted as the leader's",
-    "completion matched by index alone": "an entry is acknowledged when an earlier write to its index is durable",
     "read granted without a round": "a deposed leader answers reads from its old state",
     "read granted before the term is opened": "a new leader answers reads before it knows what was committed",
-    "promise of a lease lost on restart": "a follower that restarted elects another leader during a lease",
     "no poll before a campaign": "a replica that lost sight of the leader deposes it; hurts progress, not safety",
 }
 """The bugs by name, with what comes of them."""

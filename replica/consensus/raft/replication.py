@@ -267,10 +267,10 @@ class Replication:
         """A follower's log matches this leader's so far."""
         core, follower = self._core, self.followers[sender]
         assert message.term == core.term, f"an answer of term {message.term} for a leader of term {core.term}"
-        assert message.index <= self._log.last or core.bugs, f"replica {sender} matches beyond the log: {message}"
+        assert message.index <= self._log.last, f"replica {sender} matches beyond the log: {message}"
         follower.voting = message.voting
         if message.index > follower.match:
-            follower.match = min(message.index, self._log.last)
+            follower.match = message.index
             follower.moved_at = core.now
         if follower.probing:
             follower.probing = False
