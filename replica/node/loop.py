@@ -499,6 +499,8 @@ class Loop:
                 for future in futures:
                     if not future.done():
                         future.set_result(None)
+                # Where nothing but these was committed, nobody else tells of it.
+                self._settled()
 
         durable = self._writer.submit(last, writes, notify)
         if durable:

@@ -426,6 +426,16 @@ async def test_at_rest_nothing_is_in_flight_and_nothing_is_stepped_until_it_goes
     assert came
 
 
+async def test_rest_comes_also_when_only_writes_outside_the_protocol_were_in_flight():
+    bench = Bench("thread")
+    outside = bench.loop.commit([Put("notes", b"x", Note(1))])
+    rest = asyncio.ensure_future(bench.loop.quiesce())
+    await passes()
+    assert not rest.done()
+    bench.complete()
+    await asyncio.wait_for(asyncio.gather(rest, outside), 10)
+
+
 async def test_an_admission_that_becomes_durable_at_rest_is_told_when_the_loop_goes_on():
     bench = Bench()
     bench.coordinator.voting = False
