@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from copy import copy
+from math import inf
 from typing import Any, Final, cast
 
 from replica import __version__
@@ -31,6 +32,15 @@ SWEEP_S: Final = 0.05
 
 GOODBYE_TIMEOUT_S: Final = 1.0
 """How long a replica has to end the stream after a goodbye."""
+
+MEASURE_TIMEOUT_S: Final = 1.0
+"""A replica that is further away than this is not worth going to."""
+
+NEARER_SHARE: Final = 0.7
+"""Another replica is nearer when the way to it takes at most this share of the time to the present one."""
+
+NEARER_ATTEMPTS_MAX: Final = 200
+"""So often it is looked, every `SWEEP_S`, whether the client may go there without losing what is on its way."""
 
 Future = asyncio.Future
 
@@ -89,6 +99,9 @@ class Connection:
         self._move: Move | None = None
         self._answers_seen = 0
         self._closing = False
+        self._endpoint = ""
+        self._measured = False
+        self._measuring: asyncio.Task[None] | None = None
         self._drained: Future[None] | None = None
         self._supervisor = self._supervision()
 
@@ -208,6 +221,10 @@ class Connection:
 
     async def _stop(self) -> None:
         """End the supervisor, and the attachment with it."""
+        if self._measuring is not None:
+            self._measuring.cancel()
+            await asyncio.wait([self._measuring])
+            self._measuring = None
         self._supervisor.cancel()
         await asyncio.wait([self._supervisor])
         # The task keeps its cancellation, that the frames it passed through, and those the stream and its channel.
@@ -256,6 +273,7 @@ class Connection:
     async def _converse(self, attachment: Attachment, endpoint: str) -> None:
         """Use the attachment until it ends or the engine wants another."""
         self._move = None
+        self._endpoint = endpoint
         self._leave = self._loop.create_future()
         tasks = [self._loop.create_task(self._read(attachment)), self._loop.create_task(self._send(attachment))]
         try:
@@ -273,6 +291,35 @@ class Connection:
                 logger.error("the attachment to %s failed", endpoint, exc_info=outcome)
         reason = next((str(error) for error in first if error is not None), "the stream ended")
         self._trouble(endpoint, self._take_move() or Move(reason))
+
+    async def _find_nearest(self) -> None:
+        """Measure the way to each replica, once, and turn to the nearest if it is much nearer than the present one."""
+        endpoints = list(dict.fromkeys((self._endpoint, *self.engine.endpoints)))
+        seconds = dict(zip(endpoints, await asyncio.gather(*map(self._round_trip, endpoints)), strict=True))
+        nearest = min(endpoints, key=seconds.__getitem__)
+        logger.debug("round trips: %s", seconds)
+        if seconds[nearest] > NEARER_SHARE * seconds[endpoints[0]]:
+            return
+        for _ in range(NEARER_ATTEMPTS_MAX):
+            if self._closing or self._endpoint == nearest:
+                return
+            if self.engine.nearer(nearest):
+                self._after_engine()
+                return
+            await asyncio.sleep(SWEEP_S)
+
+    async def _round_trip(self, endpoint: str) -> float:
+        """The shorter of two round trips to a replica, in seconds; infinite when it does not answer."""
+        best = inf
+        for _ in range(2):
+            began = self._loop.time()
+            try:
+                async with asyncio.timeout(MEASURE_TIMEOUT_S):
+                    await self._port.status(endpoint)
+            except (AttachmentLost, TimeoutError):
+                continue
+            best = min(best, self._loop.time() - began)
+        return best
 
     def _take_move(self) -> Move | None:
         move, self._move = self._move, None
@@ -293,6 +340,9 @@ class Connection:
                 self._mismatches.clear()
             if welcome and engine.attached:
                 self._discovery.learned(engine.endpoints)
+                if engine.seeks_nearest and not self._measured and len(engine.endpoints) > 1:
+                    self._measured = True
+                    self._measuring = self._loop.create_task(self._find_nearest(), name="synod-nearest")
             self._after_engine()
             if self._leave is None or self._leave.done():
                 return

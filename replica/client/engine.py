@@ -253,6 +253,8 @@ class Engine(Generic[T]):
         self.replica = 0
         self.epoch = 0
         self.protocol = ""
+        self.routing = "leader"
+        """Whom the protocol wants to be asked: the leader, the owner of a key, the nearest replica …"""
         self.leader_address = ""
         self.endpoints: tuple[str, ...] = ()
 
@@ -593,6 +595,7 @@ class Engine(Generic[T]):
         self.replica = welcome.replica
         self.epoch = welcome.epoch
         self.protocol = welcome.protocol
+        self.routing = welcome.routing or "leader"
         self.leader_address = welcome.leader_address
         self.endpoints = tuple(endpoint.address for endpoint in welcome.endpoints)
         if welcome.HasField("limits"):
@@ -612,6 +615,19 @@ class Engine(Generic[T]):
                 self._want(Move("another replica leads", welcome.leader_address))
         else:
             self._look_nearby(welcome)
+
+    @property
+    def seeks_nearest(self) -> bool:
+        """Would any replica do, and is it for the client to find out which is nearest? Where it knows its own region it
+        goes by that."""
+        return self._follow_leader and self.routing in {"nearest", "owner"} and not self._region
+
+    def nearer(self, address: str) -> bool:
+        """Another replica is nearer: go there, unless something would be lost by it (then False: ask again later)."""
+        if not self._welcomed or self._leaving or (self._runs and not self.exactly_once):
+            return False
+        self._want(Move("another replica is nearer", address))
+        return True
 
     def _look_nearby(self, welcome: ServerFrame.Welcome) -> None:
         """Where any replica will do, one in the own zone or region is better; each is tried once."""

@@ -315,6 +315,7 @@ class Core:
                 watches_max=limits.session_watches_max,
             ),
             exactly_once=self.coordinator.capabilities.exactly_once,
+            routing=self.coordinator.capabilities.routing,
             leader=leader,
             leader_address=leader_address,
             endpoints=[

@@ -48,6 +48,7 @@ class ClusterDouble:
     def __init__(self, replicas: int = 1, *, exactly_once: bool = True, batch_max: int = 10_000) -> None:
         self.machine = StateMachine(MemoryStore())
         self.exactly_once = exactly_once
+        self.routing = "leader"
         self.batch_max = batch_max
         self.leader = 1
         self.limits = Limits(session_window=4096, run_operations_max=1024, frame_bytes_max=4 << 20)
@@ -70,6 +71,10 @@ class ClusterDouble:
         opened = outcome.results()[0]
         assert isinstance(opened, SessionOpened)
         return opened.session
+
+    def serves(self, replica: int) -> bool:
+        """Does the replica take commands?"""
+        return self.routing != "leader" or self.leader == replica
 
     def close_session(self, session: int) -> None:
         self.apply(pack_payload(0, encode_operations([CloseSession(session)])), 0, 0, 1)
@@ -142,7 +147,7 @@ class StreamDouble:
         if frame.HasField("hello"):
             self._greet(frame.hello)
         answer = ServerFrame()
-        leads = cluster.leader == self.replica.number
+        leads = cluster.serves(self.replica.number)
         for run in frame.runs:
             if not leads:
                 answer.rejections.append(self.not_leader(first_sequence=run.first_sequence, count=run.count))
@@ -190,13 +195,13 @@ class StreamDouble:
         cluster = self.replica.cluster
         self.session = hello.session
         if not hello.session and hello.nonce:
-            if cluster.leader != self.replica.number:
+            if not cluster.serves(self.replica.number):
                 self.put(ServerFrame(rejections=[self.not_leader()]))
                 self.put(ServerFrame(closing=Closing(code=Code.NOT_LEADER, message="no session opened")))
                 self.end()
                 return
             self.session = cluster.open_session(hello.nonce)
-        known = cluster.leader if self.replica.hints else 0
+        known = cluster.leader if self.replica.hints and cluster.routing == "leader" else 0
         self.put(
             ServerFrame(
                 welcome=ServerFrame.Welcome(
@@ -207,6 +212,7 @@ class StreamDouble:
                     protocol="double",
                     limits=cluster.limits,
                     exactly_once=cluster.exactly_once,
+                    routing=cluster.routing,
                     leader=known,
                     leader_address=cluster.replicas[known - 1].address if known else "",
                     endpoints=[Endpoint(replica=r.number, address=r.address) for r in cluster.replicas],

@@ -131,7 +131,7 @@ class Read(_message.Message):
 class ServerFrame(_message.Message):
     __slots__ = ("welcome", "results", "read_results", "rejections", "closing", "watch_news")
     class Welcome(_message.Message):
-        __slots__ = ("wire_version", "cluster", "replica", "session", "epoch", "protocol", "limits", "exactly_once", "leader", "leader_address", "endpoints")
+        __slots__ = ("wire_version", "cluster", "replica", "session", "epoch", "protocol", "limits", "exactly_once", "leader", "leader_address", "endpoints", "routing")
         WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
         CLUSTER_FIELD_NUMBER: _ClassVar[int]
         REPLICA_FIELD_NUMBER: _ClassVar[int]
@@ -143,6 +143,7 @@ class ServerFrame(_message.Message):
         LEADER_FIELD_NUMBER: _ClassVar[int]
         LEADER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
         ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+        ROUTING_FIELD_NUMBER: _ClassVar[int]
         wire_version: int
         cluster: str
         replica: int
@@ -154,7 +155,8 @@ class ServerFrame(_message.Message):
         leader: int
         leader_address: str
         endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
-        def __init__(self, wire_version: _Optional[int] = ..., cluster: _Optional[str] = ..., replica: _Optional[int] = ..., session: _Optional[int] = ..., epoch: _Optional[int] = ..., protocol: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., exactly_once: bool = ..., leader: _Optional[int] = ..., leader_address: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
+        routing: str
+        def __init__(self, wire_version: _Optional[int] = ..., cluster: _Optional[str] = ..., replica: _Optional[int] = ..., session: _Optional[int] = ..., epoch: _Optional[int] = ..., protocol: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., exactly_once: bool = ..., leader: _Optional[int] = ..., leader_address: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., routing: _Optional[str] = ...) -> None: ...
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     READ_RESULTS_FIELD_NUMBER: _ClassVar[int]

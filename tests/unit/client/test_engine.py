@@ -305,6 +305,39 @@ PLACES = [
 ]
 
 
+def test_where_any_replica_will_do_a_client_without_a_region_looks_for_the_nearest():
+    client = Driver()
+    client.put()
+    client.attach(routing="nearest", endpoints=PLACES)
+    assert client.engine.seeks_nearest
+    assert client.engine.nearer("near")
+    wish = client.engine.take_wish()
+    assert wish is not None
+    assert wish.hint == "near"
+    assert client.sent() is None
+
+
+def test_a_client_that_knows_its_region_or_follows_a_leader_measures_nothing():
+    placed = Driver(region="eu")
+    placed.put()
+    placed.attach(routing="nearest", endpoints=PLACES)
+    assert not placed.engine.seeks_nearest
+    led = Driver()
+    led.put()
+    led.attach(endpoints=PLACES)
+    assert not led.engine.seeks_nearest
+
+
+def test_nobody_moves_while_writes_that_could_not_be_repeated_are_on_their_way():
+    client = Driver()
+    client.put()
+    client.attach(routing="nearest", exactly_once=False, endpoints=PLACES)
+    assert client.sent() is not None
+    assert not client.engine.nearer("near")
+    client.answer(1)
+    assert client.engine.nearer("near")
+
+
 def test_a_stale_reader_prefers_its_own_zone_then_its_region():
     client = Driver(follow_leader=False, region="eu", zone="a")
     client.get(consistency=1)

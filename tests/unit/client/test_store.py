@@ -521,3 +521,37 @@ def test_every_error_says_whether_it_may_have_taken_effect_and_what_to_do():
         assert ("may have taken effect" in str(error)) == error.may_have_taken_effect
         assert pickle.loads(pickle.dumps(error)).reason == "something happened"
         assert error.advice or kind.__subclasses__(), kind
+
+
+# ------------------------------------------------------------------------------------------------------ the nearest
+
+
+async def test_where_any_replica_will_do_the_nearest_is_measured_and_used(cluster, monkeypatch):
+    monkeypatch.setattr("replica.client.connection.MEASURE_TIMEOUT_S", 0.05)
+    cluster.routing = "nearest"
+    async with connected(cluster) as store:
+        answer, never = store.port.status, asyncio.Event()
+
+        async def status(endpoint: str) -> StatusReply:
+            if endpoint != "replica-3":
+                await never.wait()
+            reply: StatusReply = await answer(endpoint)
+            return reply
+
+        store.port.status = status
+        for number in range(1000):
+            await store.put("key", b"%d" % number)
+            if cluster.replicas[2].frames:
+                break
+            await asyncio.sleep(0.01)
+        assert store.port.attempts[-1] == "replica-3"
+        assert cluster.replicas[2].frames
+
+
+async def test_a_client_of_a_leader_does_not_measure(cluster):
+    async with connected(cluster) as store:
+        asked: list[str] = []
+        store.port.status = asked.append
+        await store.put("key", "value")
+        assert not asked
+        assert store.port.attempts == ["replica-1"]
