@@ -22,7 +22,7 @@ from replica.consensus.interface import (
     Yield,
     validate_configuration,
 )
-from replica.kv.objects import ObjectDigest
+from replica.kv.objects import ObjectDigest, RegisterMachine
 from replica.transport import LinkFault
 from replica.wire import typed as wire
 
@@ -111,6 +111,12 @@ class AdminService(wire.AdminServicer):
         """The digest of the state once it has reached the frontier asked for."""
         replica = self._replica
         await self._require_member(context)
+        if isinstance(replica.machine, RegisterMachine):
+            await context.abort(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "a replica's own registers may be old ones, so their digest would tell nothing: compare what "
+                "linearizable reads of the keys answer",
+            )
         timeout_s = request.timeout_s or DIGEST_TIMEOUT_S
         try:
             async with asyncio.timeout(timeout_s):

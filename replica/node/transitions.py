@@ -230,10 +230,7 @@ class Transitions:
             if replica.loop.halted:
                 raise NodeFailure("the replica has stopped")
             if isinstance(replica.machine, RegisterMachine):
-                raise NodeFailure(
-                    "a replica's own registers may be old ones, so their digest would tell nothing: compare what "
-                    "linearizable reads of the keys answer"
-                )
+                raise NodeFailure("there is no state by itself, apart from the protocol's records")
             by_object = isinstance(replica.machine, ObjectMachine)
             task = DigestTask(replica.storage.state.view(), by_object=by_object)
             try:

@@ -5,13 +5,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import grpc.aio
 import pytest
 
 from replica.client import AsyncStore, connect_async
 from replica.client.errors import Unsupported
 from replica.kv.objects import ObjectMachine
-from replica.kv.operations import KeyValue, Written
-from tests.support.nodes import Nodes, eventually, nodes
+from replica.kv.operations import Add, KeyValue, Written
+from replica.wire import typed as wire
+from tests.support.nodes import Nodes, admin, eventually, nodes
 from tests.support.packages import install
 
 KEYS = 40
@@ -162,3 +164,48 @@ async def test_registers_refuse_what_depends_on_what_they_hold(tmp_path):
             with pytest.raises(Unsupported, match="spans several keys"):
                 await everything(store)
             assert await store.get("a") is None
+
+
+async def test_a_digest_or_a_snapshot_of_registers_is_refused_with_reasons(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with admin(cluster.running[1]) as asked:
+            with pytest.raises(grpc.aio.AioRpcError, match="linearizable reads of the keys"):
+                await asked.Digest(wire.DigestRequest())
+            with pytest.raises(grpc.aio.AioRpcError, match="has no snapshots"):
+                await asked.TakeSnapshot(wire.TakeSnapshotRequest())
+            with pytest.raises(grpc.aio.AioRpcError, match="cannot change its members"):
+                await asked.ReplaceMember(wire.ReplaceMemberRequest(remove=3, add=4))
+
+
+async def test_transactions_and_ranges_over_keys_that_are_ordered_one_by_one(tmp_path):
+    async with nodes(tmp_path, protocol__name="epaxos") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        async with connect_async(urls(cluster, 1)) as one, connect_async(urls(cluster, 2)) as other:
+            await one.put("from", b"100")
+            await asyncio.gather(*(transfer(store) for store in (one, other) * 10))
+            assert [(item.key, item.value) for item in await everything(other)] == [(b"from", b"80"), (b"to", b"20")]
+            with pytest.raises(Unsupported, match="one revision for all keys"):
+                await one.get("from", revision=1)
+        await settled(cluster)
+
+
+async def transfer(store: AsyncStore) -> None:
+    done = await store.transaction((), (Add(b"from", -1), Add(b"to", 1)))
+    assert done.succeeded
+
+
+async def test_a_replica_that_missed_everything_fetches_the_state_of_another(tmp_path):
+    async with nodes(tmp_path, protocol__name="epaxos", snapshot__every_positions=50) as cluster:
+        await cluster.start()
+        await ready(cluster)
+        await cluster.stop(3)
+        async with connect_async(urls(cluster, 1, 2)) as store:
+            for number in range(20):
+                await asyncio.gather(*(store.put(f"k/{key}", b"%d" % number) for key in range(KEYS)))
+        await cluster.start(3)
+        await ready(cluster)
+        await settled(cluster)
+        assert cluster.running[3].metrics.snapshots_installed
