@@ -43,6 +43,8 @@ Three shapes of decision. `Capabilities` says which one a protocol has, and a dr
   `SnapshotInstalled` has covered. A snapshot of a peer is installed when it covers everything that the own one covers;
   it replaces the whole state, which may thereby go *back* in objects where this replica was further: what was
   delivered above the frontier of `SnapshotInstalled` is to be delivered again, in an order that the dependencies allow.
+  Two replicas that each lack what the other has discarded cannot help each other in this way. So either discard nothing
+  that a peer lacks, or, where objects stand for keys, hand over single objects (`Objects.export`, `Install`).
 - *Registers* (``registers``): there is no order and no log; the record under a key *is* the vote. The protocol holds
   the records in a table of its own, computes with the pure functions of `Registers` that the driver injects, and
   answers commands itself (`Answer`). Its frontier is an empty map. Reads are commands whose footprint says

@@ -222,10 +222,12 @@ class ObjectMachine:
         positions = self._objects.get(name)
         if positions is not None and positions.frontier >= position:
             return False
-        key = name.encode("latin-1")
-        self._forget(key)
-        self._remember(key, decode_record(image) if image else KeyRecord(sessions={}))
-        self._changed[key] = None
+        if image:
+            # An empty image says that the key was never written, so there is nothing older here either.
+            key = name.encode("latin-1")
+            self._forget(key)
+            self._remember(key, decode_record(image))
+            self._changed[key] = None
         reached = self._positions_of(name)
         before = _size(reached)
         reached.raise_to(position)

@@ -2,8 +2,9 @@
 
 The owner of a key is a function of its bytes. It gives each command on the key the next position, makes that durable,
 and sends it to the others; what a majority has on disk is decided. A command that arrives elsewhere is forwarded.
-Nobody takes over from an owner: while it is down, its keys stand still, and the other keys go on. Nothing is ever
-truncated, and there is nothing to elect.
+Nobody takes over from an owner: while it is down, its keys stand still, and the other keys go on. There is nothing to
+elect. What a snapshot covers is discarded; whoever lacks it is sent the key as it stands at its owner, value and
+sessions, makes that durable and has it installed.
 
 It is here to show what a protocol that is ordered by object looks like, and that one needs no edit in Synod: its entry
 point is in ``pyproject.toml``. `PartitionedOptions.bug_reuses_positions` lets a position leave before it is durable,
@@ -23,8 +24,10 @@ from replica.consensus.interface import (
     Configuration,
     Context,
     Deliver,
+    Discard,
     Effects,
     Event,
+    Install,
     Message,
     Persist,
     Persisted,
@@ -37,7 +40,7 @@ from replica.consensus.interface import (
     Record,
     Reject,
     Send,
-    SnapshotInstalled,
+    SnapshotTaken,
     Status,
     TimerFired,
     object_of,
@@ -45,6 +48,9 @@ from replica.consensus.interface import (
 
 TICK = "tick"
 LOG = "log"
+IMAGES = "images"
+LAST = b"\xff" * 32
+"""Behind every key of a table."""
 
 Slot = tuple[str, int]
 
@@ -53,6 +59,13 @@ class Entry(Record, frozen=True, tag=1):
     name: str
     position: int
     command: Command
+
+
+class Image(Record, frozen=True, tag=1):
+    """An object as its owner exported it."""
+
+    position: int
+    image: bytes
 
 
 class Append(Message, frozen=True, tag=1):
@@ -73,11 +86,27 @@ class Forward(Message, frozen=True, tag=3):
     commands: tuple[Command, ...]
 
 
+class Lacking(Message, frozen=True, tag=5):
+    """What the sender can't go on with is not in its log: where it stands, by object."""
+
+    frontier: dict[str, int]
+
+
+class Handed(Message, frozen=True, tag=6):
+    name: str
+    position: int
+    image: bytes
+
+
 class PartitionedOptions(msgspec.Struct, frozen=True, kw_only=True):
     election_timeout_s: float = 0.5
     """There are no elections; it is what the pace of repetition is derived from."""
     resend_max: int = 256
     bug_reuses_positions: bool = False
+
+
+def key_of(slot: Slot) -> bytes:
+    return slot[1].to_bytes(8, "big") + slot[0].encode("latin-1")
 
 
 def owner_of(name: str, replicas: tuple[int, ...]) -> int:
@@ -100,22 +129,38 @@ class Partitioned(Protocol):
         self.last: dict[str, int] = {}
         self.tickets: dict[int, tuple[Slot, ...]] = {}
         self.next_ticket = 1
+        assert context.objects is not None
+        self.objects = context.objects
+        self.images: dict[int, list[tuple[str, Image]]] = {}
+        """Images on their way to the disk, by ticket."""
+        self.lacking: dict[str, int] = {}
+        """Objects that could not go on at the last tick, and where they stood."""
         self.forwarded: dict[tuple[int, int], tuple[int, Command]] = {}
         """Commands that were sent to the owner of their key, until they are delivered here. Should the owner give them
         more than one position, they are executed once all the same."""
 
     def start(self, now: float) -> Effects:
         effects = Effects()
-        for _, record in self.stable.scan(LOG, b"", b"\xff" * 32):
+        for _, record in self.stable.scan(LOG, b"", LAST):
             assert isinstance(record, Entry)
             slot = (record.name, record.position)
             self.log[slot] = record
             self.last[record.name] = max(record.position, self.last.get(record.name, 0))
             if self.owns(record.name):
                 self.votes[slot] = {self.me}
+        for key, record in self.stable.scan(IMAGES, b"", LAST):
+            assert isinstance(record, Image)
+            self.install(key.decode("latin-1"), record, effects)
         effects.timers[TICK] = now + self.options.election_timeout_s / 5
         self.settle(effects)
         return effects
+
+    def install(self, name: str, image: Image, effects: Effects) -> None:
+        """Have a durable image take the place of what is older."""
+        if image.position > self.delivered.get(name, 0):
+            effects.installs.append(Install(name, image.position, image.image))
+            self.delivered[name] = image.position
+            self.decided[name] = max(image.position, self.decided.get(name, 0))
 
     def owns(self, name: str) -> bool:
         return owner_of(name, self.replicas) == self.me
@@ -142,15 +187,26 @@ class Partitioned(Protocol):
                     for name, position in frontier.items():
                         self.decided[name] = max(position, self.decided.get(name, 0))
                 case Persisted(ticket):
-                    for slot in self.tickets.pop(ticket):
+                    for name, image in self.images.pop(ticket, ()):
+                        self.install(name, image, effects)
+                    for slot in self.tickets.pop(ticket, ()):
                         if slot in self.votes:
                             self.votes[slot].add(self.me)
-                case SnapshotInstalled(frontier):
+                case SnapshotTaken(frontier):
                     assert isinstance(frontier, dict)
-                    self.delivered = dict(frontier)
+                    self.discard(frontier, effects)
+                case Received(sender, Lacking(frontier)):
+                    for name, position in frontier.items():
+                        reached, exported = self.objects.export(name)
+                        if reached > position:
+                            effects.sends.append(Send((sender,), Handed(name, reached, exported)))
+                case Received(_, Handed(name, position, image)):
+                    if position > self.delivered.get(name, 0):
+                        self.keep(name, Image(position, image), effects)
                 case TimerFired():
                     effects.timers[TICK] = now + self.options.election_timeout_s / 5
                     self.send_again(effects)
+                    self.ask_for_what_is_gone(effects)
                 case _:
                     pass
         self.settle(effects)
@@ -182,6 +238,42 @@ class Partitioned(Protocol):
                 after = 0 if self.options.bug_reuses_positions else ticket
                 effects.sends.append(Send(self.peers, Append(tuple(entries)), after))
 
+    def discard(self, frontier: dict[str, int], effects: Effects) -> None:
+        covered = [slot for slot in self.log if slot[1] <= frontier.get(slot[0], 0)]
+        discards = []
+        for slot in covered:
+            del self.log[slot]
+            self.votes.pop(slot, None)
+            discards.append(Discard(LOG, key_of(slot), key_of(slot) + b"\x00"))
+        for key, record in self.stable.scan(IMAGES, b"", LAST):
+            assert isinstance(record, Image)
+            if record.position <= frontier.get(key.decode("latin-1"), 0):
+                discards.append(Discard(IMAGES, key, key + b"\x00"))
+        if discards:
+            effects.persists.append(Persist(self.next_ticket, tuple(discards)))
+            self.next_ticket += 1
+
+    def ask_for_what_is_gone(self, effects: Effects) -> None:
+        """Ask the owners of objects that cannot go on: what comes next has been discarded."""
+        asked: dict[int, dict[str, int]] = {}
+        stuck: dict[str, int] = {}
+        for name, decided in self.decided.items():
+            delivered = self.delivered.get(name, 0)
+            if delivered < decided and (name, delivered + 1) not in self.log and not self.owns(name):
+                stuck[name] = delivered
+                # It may be on its way: an object that stood there at the last tick, too, is asked for.
+                if self.lacking.get(name) == delivered:
+                    asked.setdefault(owner_of(name, self.replicas), {})[name] = delivered
+        self.lacking = stuck
+        for owner in sorted(asked):
+            effects.sends.append(Send((owner,), Lacking(asked[owner])))
+
+    def keep(self, name: str, image: Image, effects: Effects) -> None:
+        ticket = self.next_ticket
+        self.next_ticket += 1
+        self.images[ticket] = [(name, image)]
+        effects.persists.append(Persist(ticket, (Put(IMAGES, name.encode("latin-1"), image),)))
+
     def write(self, entries: tuple[Entry, ...], effects: Effects) -> int:
         ticket = self.next_ticket
         self.next_ticket += 1
@@ -189,7 +281,7 @@ class Partitioned(Protocol):
         writes = []
         for entry in entries:
             self.log[entry.name, entry.position] = entry
-            writes.append(Put(LOG, entry.position.to_bytes(8, "big") + entry.name.encode("latin-1"), entry))
+            writes.append(Put(LOG, key_of((entry.name, entry.position)), entry))
         effects.persists.append(Persist(ticket, tuple(writes)))
         return ticket
 
@@ -259,8 +351,8 @@ PROTOCOL = ProtocolSpec(
         reconfiguration=False,
         footprints=True,
     ),
-    messages=(Append, Appended, Forward, Decided),
-    tables={LOG: Entry},
+    messages=(Append, Appended, Forward, Decided, Lacking, Handed),
+    tables={LOG: Entry, IMAGES: Image},
     options=PartitionedOptions,
     create=Partitioned,
     validate=validate,

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from replica.kv.layout import CorruptState
@@ -43,6 +43,11 @@ def logs(script: list[Any]) -> dict[str, list[Command]]:
     return decided
 
 
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure."""
+
+
+@UNHURRIED
 @given(deliveries, st.randoms(use_true_random=False))
 def test_two_replicas_that_applied_the_same_positions_hold_the_same(script, draw):
     decided = logs(script)
@@ -98,6 +103,7 @@ def test_states_that_stand_differently_say_so():
     assert one.digest().standing != other.digest().standing
 
 
+@UNHURRIED
 @given(st.lists(st.integers(1, 30), unique=True))
 def test_positions_are_a_set(added):
     positions = Positions(above=[])
@@ -143,6 +149,7 @@ def test_an_object_nobody_has_written_is_exported_as_nothing(objects):
     assert objects.machine.export("a") == (0, b"")
     assert objects.machine.install("b", 3, b"")
     assert objects.machine.applied == {"b": 3}
+    assert objects.machine.digest().keys == 0
 
 
 def test_a_state_beyond_a_gap_is_not_exported(objects):
