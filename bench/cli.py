@@ -307,11 +307,18 @@ def execute(suite: Suite, settings: Settings, *, wants_report: bool) -> int:
     if not found.runs:
         console.print("No run was completed.")
         return status or WRONG
+    from bench.model import ModelError
+    from bench.model.beside import model_of
     from bench.report import print_tables, write_report  # a second to import
 
     print_tables(found)
     if wants_report:
-        console.print(f"report: {write_report(found)}", soft_wrap=True)
+        try:
+            model = model_of(settings.folder)
+        except ModelError as error:
+            model = None
+            console.print(f"without predictions: {error}", soft_wrap=True)
+        console.print(f"report: {write_report(found, model)}", soft_wrap=True)
     console.print(f"results: {settings.folder}", soft_wrap=True)
     sentence, good = conclusion(found)
     console.print(sentence, style="bold green" if good else "bold red", soft_wrap=True)

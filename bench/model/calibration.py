@@ -51,7 +51,7 @@ from .errors import ModelError
 from .steps import measure_steps
 from .system import FORMAT, RUN_OPERATIONS_MAX, Calibration, StepCosts
 
-__all__ = ["DEFAULT_FILE", "calibrate", "load", "store"]
+__all__ = ["DEFAULT_FILE", "calibrate", "describe_machine", "load", "store"]
 
 DEFAULT_FILE: Final = Path("data") / "calibration.json"
 """Where the commands keep and look for a calibration, below the working directory."""
@@ -87,6 +87,13 @@ def store(path: Path, calibration: Calibration) -> None:
     """Write a calibration where `load` finds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
+
+
+def describe_machine() -> str:
+    """The machine as a calibration names it."""
+    machine = this_machine()
+    processor = machine.processor or machine.architecture
+    return f"{processor}, {machine.cores} cores, {machine.system} {machine.release}"
 
 
 def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -331,11 +338,10 @@ def calibrate(
         report("a busy machine")
         found["company"] = _company(puts, cores)
         found["steps"] = _steps(protocols, max(100, int(400 * seconds)), report)
-    machine = this_machine()
     # A client's stream is a stream of the same library, on the same loopback, with frames of the same kind.
     return Calibration(
         created=timestamp(),
-        machine=f"{machine.processor or machine.architecture}, {cores} cores, {machine.system} {machine.release}",
+        machine=describe_machine(),
         cores=cores,
         value_bytes=VALUE_BYTES,
         client_hop_us=found["hop_us"],

@@ -18,18 +18,25 @@ __all__ = ["compare", "report"]
 @click.command("report")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--quiet", is_flag=True, help="Write the page and print no tables.")
-def report(folder: Path, quiet: bool) -> None:
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw predictions by this calibration (default: that in FOLDER, or this machine's data/calibration.json).",
+)
+def report(folder: Path, quiet: bool, calibration: Path | None) -> None:
     """Make plots and report.html in FOLDER from the results it holds, and print the tables.
 
     A folder of a suite that was interrupted will do: the report says what is missing.
     """
+    from bench.model import ModelError
+    from bench.model.beside import model_of
     from bench.report import print_tables, write_report
 
     try:
         found = read_folder(folder)
-    except ResultsError as error:
+        path = write_report(found, model_of(folder, calibration))
+    except (ResultsError, ModelError) as error:
         raise click.ClickException(str(error)) from None
-    path = write_report(found)
     if not quiet:
         print_tables(found)
     click.echo(f"Report: {path}")

@@ -26,7 +26,16 @@ from bench.results import (
     ratio,
 )
 
-__all__ = ["ExperimentView", "Mark", "PointView", "Prediction", "Predictor", "experiments_of"]
+__all__ = [
+    "MODEL_ERROR_AIM",
+    "Compared",
+    "ExperimentView",
+    "Mark",
+    "PointView",
+    "Prediction",
+    "Predictor",
+    "experiments_of",
+]
 
 Mark: TypeAlias = Literal["checked", "violation", "unknown", "not applicable", "failed"]
 """What a verdict comes to in one word."""
@@ -57,11 +66,47 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """As the legend has it."""
 
 
+MODEL_ERROR_AIM: Final = 0.2
+"""A prediction that is off by more than this share is called wrong."""
+
+
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """A point that a model covers, predicted and measured. Rates in operations a second, of all regions."""
+
+    label: str
+    value: Scalar
+    region: str = ""
+    """Empty for all regions together."""
+    measured_rate: float
+    predicted_rate: float
+    measured_ms: float
+    predicted_ms: float
+    limit: str
+
+    @property
+    def rate_error(self) -> float:
+        """Predicted over measured throughput, less 1."""
+        return self.predicted_rate / self.measured_rate - 1
+
+    @property
+    def latency_error(self) -> float:
+        """Predicted over measured mean latency, less 1."""
+        return self.predicted_ms / self.measured_ms - 1
+
+    @property
+    def good(self) -> bool:
+        """Neither is off by more than `MODEL_ERROR_AIM`."""
+        return abs(self.rate_error) <= MODEL_ERROR_AIM and abs(self.latency_error) <= MODEL_ERROR_AIM
+
+
 class Predictor(Protocol):
     """Predicts what an experiment will show; an analytic model is one."""
 
     def __call__(self, experiment: ExperimentView, /) -> Sequence[Prediction]:
         """The predictions for one experiment; none when the model does not cover it."""
+
+    def compared(self, experiment: ExperimentView, /) -> Sequence[Compared]:
+        """The points of one experiment that the model covers, beside what was measured."""
 
 
 class PointView(msgspec.Struct, kw_only=True):

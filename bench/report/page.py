@@ -47,7 +47,7 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
     palette = Palette(list(dict.fromkeys(label for view in views for label in view.labels)))
     target = folder.path / PLOTS
     target.mkdir(parents=True, exist_ok=True)
-    sections = [_section(view, palette, target, folder.manifest.machine.cores) for view in views]
+    sections = [_section(view, palette, target, folder.manifest.machine.cores, predictor) for view in views]
     environment = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=select_autoescape(),
@@ -56,7 +56,7 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        interval=interval, latency=latency, number=number, ratio=ratio_text, mebibytes=_mebibytes
+        interval=interval, signed=_signed, latency=latency, number=number, ratio=ratio_text, mebibytes=_mebibytes
     )
     text = environment.get_template("report.html.j2").render(
         manifest=folder.manifest,
@@ -73,8 +73,17 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
     return path
 
 
-def _section(view: ExperimentView, palette: Palette, target: Path, cores: int) -> dict[str, Any]:
+def _signed(share: float) -> str:
+    return f"{share:+.0%}"
+
+
+def _section(
+    view: ExperimentView, palette: Palette, target: Path, cores: int, predictor: Predictor | None
+) -> dict[str, Any]:
+    compared = [] if predictor is None else list(predictor.compared(view))
     return {
+        "compared": compared,
+        "wrong": [row for row in compared if not row.good],
         "view": view,
         "rows": [point for value in view.values for label in view.labels if (point := view.at(label, value))],
         "plots": list(_plots(view, palette, target)),

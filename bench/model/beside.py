@@ -1,0 +1,209 @@
+"""Predictions beside measurements: the same points, the same plots, and the error of each.
+
+`Model` answers what the report asks of a predictor: given an experiment, what would this build's model (`system`) have
+said of each of its points? It is told nothing of the measurements but what was deployed and asked: protocol, replicas,
+network, durability, batches, workload, load, and which replica led. `Model.compared` then puts both side by side.
+
+What the model does not cover gets no prediction, and no error: other systems, simulated runs, runs with faults, YCSB's
+inserts and the metadata mix (operations of many kinds), protocols that were not calibrated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench.report.data import LOAD_AXES, Compared, ExperimentView, PointView, Prediction
+from bench.results import RunResult
+from deploy.topology import Topology, TopologyError, load_topology
+
+from .calibration import DEFAULT_FILE, describe_machine, load, store
+from .errors import ModelError
+from .system import Calibration, Deployment, Predicted, closed_loop, open_loop
+
+__all__ = ["CALIBRATION", "Model", "model_of"]
+
+CALIBRATION: Final = "calibration.json"
+"""The calibration that goes with results, in their folder."""
+
+_PLAIN_KINDS: Final = frozenset({"read", "write"})
+
+
+class Model:
+    """The model of one machine, as the report's predictor."""
+
+    def __init__(self, constants: Calibration) -> None:
+        self._constants = constants
+
+    def __call__(self, experiment: ExperimentView, /) -> Sequence[Prediction]:
+        """A series for each target that the model covers."""
+        found: list[Prediction] = []
+        for label in experiment.labels:
+            points = [(point, said) for point in experiment.of(label) if (said := self.of(point)) is not None]
+            if not points:
+                continue
+            if experiment.axis in LOAD_AXES and experiment.numeric:
+                found.append(
+                    Prediction(
+                        experiment=experiment.name,
+                        label=label,
+                        x=tuple(said.throughput for _, said in points),
+                        y=tuple(said.latency_ms for _, said in points),
+                    )
+                )
+            elif experiment.numeric:
+                x = tuple(float(point.value) for point, _ in points)
+                found.append(
+                    Prediction(
+                        experiment=experiment.name, label=label, x=x, y=tuple(said.latency_ms for _, said in points)
+                    )
+                )
+                found.append(
+                    Prediction(
+                        experiment=experiment.name,
+                        label=label,
+                        quantity="throughput",
+                        x=x,
+                        y=tuple(said.throughput for _, said in points),
+                    )
+                )
+            regions = points[0][1].regions
+            if len(points) == 1 and len(regions) > 1:
+                found.append(
+                    Prediction(
+                        experiment=experiment.name,
+                        label=label,
+                        regions={entry.region: entry.latency_ms for entry in regions},
+                    )
+                )
+        return found
+
+    def of(self, point: PointView) -> Predicted | None:
+        """What the model says of a point; None where it has nothing to say."""
+        usable = point.usable
+        if not usable or point.simulated or any(run.faults for run in usable):
+            return None
+        run = usable[0]
+        deployed = _deployment(run)
+        if deployed is None:
+            return None
+        try:
+            if run.load.get("loop") == "open":
+                return open_loop(self._constants, deployed, float(run.load["rate"]))
+            return closed_loop(self._constants, deployed, float(run.load["in_flight"]))
+        except (ModelError, KeyError):
+            return None
+
+    def compared(self, experiment: ExperimentView, /) -> Sequence[Compared]:
+        """Every point that the model covers, and its regions where there are several."""
+        found: list[Compared] = []
+        for point in experiment.points:
+            said = self.of(point)
+            rate, latency = point.throughput, point.mean
+            if said is None or rate is None or latency is None or not rate.mean or not latency.mean:
+                continue
+            whole = Compared(
+                label=point.label,
+                value=point.value,
+                measured_rate=rate.mean,
+                predicted_rate=said.throughput,
+                measured_ms=latency.mean,
+                predicted_ms=said.latency_ms,
+                limit=said.limit,
+            )
+            found.append(whole)
+            measured = point.by_region()
+            found.extend(
+                msgspec.structs.replace(
+                    whole,
+                    region=entry.region,
+                    measured_ms=measured[entry.region][0].mean,
+                    predicted_ms=entry.latency_ms,
+                )
+                for entry in said.regions
+                if len(said.regions) > 1 and entry.region in measured
+            )
+        return found
+
+
+def _deployment(run: RunResult) -> Deployment | None:
+    """What the run was, for the model; None where the model does not cover it."""
+    if run.deployment.target != "synod" or not run.deployment.protocol:
+        return None
+    shares = _shares(run)
+    if not shares or not shares.keys() <= _PLAIN_KINDS:
+        return None
+    topology = _topology(run)
+    options = run.deployment.options
+    locality = None
+    conflict = 0.0
+    if isinstance(table := run.workload.get("conflict"), dict):
+        conflict = float(table.get("percent", 0.0)) / 100
+    value = run.workload.get("value")
+    return Deployment(
+        protocol=run.deployment.protocol,
+        replicas=run.deployment.replicas,
+        topology=topology,
+        leader=_leader(run, topology),
+        durability=run.deployment.durability,
+        batch_max=run.deployment.batch_max or 1,
+        q2=int(options["q2"]) if "q2" in options else None,
+        zone_failures=int(options.get("f_z", 1)),
+        conflict=conflict,
+        locality=locality,
+        write_share=shares.get("write", 0.0),
+        value_bytes=int(value.get("bytes", 128)) if isinstance(value, dict) else 128,
+    )
+
+
+def _shares(run: RunResult) -> dict[str, float]:
+    mix = run.workload.get("mix")
+    if isinstance(mix, dict) and mix:
+        return {str(kind): float(share) for kind, share in mix.items() if share > 0}
+    writes = run.workload.get("writes")
+    share = 0.5 if writes is None else float(writes)
+    return {kind: part for kind, part in (("read", 1 - share), ("write", share)) if part > 0}
+
+
+def _topology(run: RunResult) -> Topology | None:
+    if not run.deployment.topology:
+        return None
+    try:
+        found = load_topology(run.deployment.topology)
+    except TopologyError:
+        return None
+    # Clients may stand in some of the regions only; the others do not count for latency.
+    return found if found.round_trip_ms else None
+
+
+def _leader(run: RunResult, topology: Topology | None) -> str | None:
+    """The region of the replica that served most, which is the leader's where there is one."""
+    served = {stage.replica: stage.count for stage in run.stages if stage.name == "total"}
+    if topology is None or not served:
+        return None
+    return topology.region_of(max(served, key=lambda replica: served[replica]) - 1)
+
+
+def model_of(folder: Path, given: Path | None = None) -> Model | None:
+    """The model for a folder of results: of the calibration ``given``, or that in the folder, or this machine's.
+
+    What was found elsewhere is copied into the folder, so that the report can be made again. None when there is none,
+    or when the only one was made on another machine. Raises `ModelError` for one that was given or lies in the folder
+    and cannot be used.
+    """
+    kept = folder / CALIBRATION
+    if given is not None:
+        constants = load(given)
+    elif kept.exists():
+        return Model(load(kept))
+    elif DEFAULT_FILE.exists():
+        constants = load(DEFAULT_FILE)
+        if constants.machine != describe_machine():
+            return None
+    else:
+        return None
+    store(kept, constants)
+    return Model(constants)
