@@ -44,6 +44,9 @@ from replica.consensus.registry import available as available_protocols
 INTERRUPTED = 130
 WRONG = 1
 
+PROTOCOL_HOSTS = ("synod", "simulated")
+"""Targets that run a protocol of one's choice."""
+
 LINE_WIDTH = 130
 """Of tables that go to a file or a pipe."""
 
@@ -51,6 +54,7 @@ LINE_WIDTH = 130
 @click.group(
     cls=LazyGroup,
     core={
+        "calibrate": "bench.simulated.cli:calibrate",
         "compare": "bench.report.cli:compare",
         "report": "bench.report.cli:report",
     },
@@ -90,14 +94,16 @@ def _targets(targets: Sequence[str], protocols: Sequence[str], entries: list[Tar
     names = [name.strip() for text in protocols for name in text.split(",") if name.strip()]
     if not targets and not names:
         return entries
-    kept = [entry for entry in entries if entry.target in targets and not (entry.target == "synod" and names)]
-    made = [TargetEntry(target="synod", protocol=name) for name in names]
-    have = {entry.target for entry in kept}
-    for target in targets:
-        if target == "synod" and not names and "synod" not in have:
-            made.append(TargetEntry(target="synod", protocol="multipaxos"))
-        elif target != "synod" and target not in have:
-            made.append(TargetEntry(target=target))
+    # Protocols are run on the kinds of cluster that are asked for: real ones, unless only simulated ones are.
+    hosts = [target for target in targets if target in PROTOCOL_HOSTS] or ["synod"]
+    kept = [entry for entry in entries if entry.target in targets and not (entry.target in PROTOCOL_HOSTS and names)]
+    made = [TargetEntry(target=host, protocol=name) for host in hosts for name in names]
+    have = {entry.target for entry in [*kept, *made]}
+    made += [
+        TargetEntry(target=target, protocol="multipaxos" if target in PROTOCOL_HOSTS else "")
+        for target in dict.fromkeys(targets)
+        if target not in have
+    ]
     return [*made, *kept]
 
 

@@ -393,6 +393,7 @@ class _Bench:
 
     async def _shape(self, stack: AsyncExitStack, plan: Plan, target: Target, run: RunResult) -> NetworkShaper | None:
         """The network between regions, of replicas and clients, and what it really is."""
+        run.network = target.network()
         if not plan.shape.topology or target.cluster is None:
             return None
         shaper: NetworkShaper = make_shaper(target.cluster)
@@ -416,6 +417,11 @@ class _Bench:
             for place, region in enumerate(plan.regions)
             for process in range(plan.load.processes)
         ]
+        if target.simulated:
+            found, window = await asyncio.to_thread(target.generate, specs)
+            if probe is not None:
+                probe.resources = target.used()
+            return found, window
         fleet = await stack.enter_async_context(Fleet(specs))
         await fleet.ready()
         window = fleet.start(plan.load)

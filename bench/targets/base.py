@@ -14,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from bench.results import Deployment
+from bench.load.generator import GeneratorResult, GeneratorSpec
+from bench.load.measure import Window
+from bench.results import Deployment, Network, Resources
 from bench.suite import ClusterShape, TargetEntry
 from bench.workload import Workload
 from deploy import Cluster
@@ -41,6 +43,9 @@ class Target(ABC):
 
     ordered: bool = True
     """Revisions count in one order over all keys."""
+
+    simulated: bool = False
+    """It makes its own load, in virtual time (`generate`), and no process is started for it."""
 
     cluster: Cluster | None = None
     """Of replicas of Synod: what faults, shaping and attribution act on. None for other systems."""
@@ -81,6 +86,18 @@ class Target(ABC):
     def digests(self) -> Digests:
         """Do all replicas hold the same at the end? Called when nothing is written any more."""
 
+    def generate(self, specs: Sequence[GeneratorSpec]) -> tuple[list[GeneratorResult], Window]:
+        """A simulated target's run: what the generators would have measured, and when. Raises `TargetError`."""
+        raise TargetError(f"{self.entry.target} is loaded by generators")
+
+    def used(self) -> list[Resources]:
+        """What the replicas of a simulated target used in its latest run."""
+        return []
+
+    def network(self) -> Network | None:
+        """The network of a simulated target."""
+        return None
+
     def processes(self) -> dict[str, int]:
         """Process ids by name."""
         return {}
@@ -91,6 +108,7 @@ _TARGETS: Final[Mapping[str, str]] = MappingProxyType(
         "synod": "bench.targets.synod:SynodTarget",
         "etcd": "bench.targets.etcd:EtcdTarget",
         "bare": "bench.targets.bare:BareTarget",
+        "simulated": "bench.targets.simulated:SimulatedTarget",
         "instant": "bench.targets.instant:InstantTarget",
         "instant-etcd": "bench.targets.instant:InstantEtcdTarget",
     }
