@@ -27,6 +27,8 @@ CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
         "delete": "replica.cli.data:delete",
         "format": "replica.cli.serve:format_command",
         "get": "replica.cli.data:get",
+        "lease": "replica.cli.watching:lease",
+        "lock": "replica.cli.watching:lock",
         "put": "replica.cli.data:put",
         "range": "replica.cli.data:range_",
         "serve": "replica.cli.serve:serve",
@@ -34,6 +36,7 @@ CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
         "status": "replica.cli.status:status",
         "txn": "replica.cli.txn:txn",
         "version": "replica.cli.version:version",
+        "watch": "replica.cli.watching:watch",
     }
 )
 """The store's own commands: name to "module:attribute"."""

@@ -13,7 +13,7 @@ import base64
 import os
 from typing import Any, Final
 
-from replica.kv.operations import KeyValue
+from replica.kv.operations import KeyValue, WatchEvent
 
 _SHORT: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\\": "\\\\"}
 
@@ -57,6 +57,15 @@ def item(key_value: KeyValue, *, keys_only: bool = False) -> dict[str, Any]:
     }
     if key_value.lease:
         facts["lease"] = key_value.lease
+    return facts
+
+
+def event(happened: WatchEvent) -> dict[str, Any]:
+    """What a watch is told of a key as it stands in JSON."""
+    facts: dict[str, Any] = {"event": "delete" if happened.deleted else "put"}
+    facts |= {"key": jsonable(happened.key)} if happened.deleted else item(happened.item)
+    if happened.previous is not None:
+        facts["previous"] = item(happened.previous)
     return facts
 
 

@@ -210,6 +210,10 @@ class Place:
         if problem is not None:
             raise self.lost(problem)
 
+    async def wait_lost(self) -> LeaseLost:
+        """Return once the lease that the place lives with is lost (or the place was given up), with the reason."""
+        return self.lost((await self.lease.wait_lost()).reason)
+
     @property
     def condition(self) -> Condition:
         """Holds where it is evaluated, in the store, if this place is there: fences any transaction."""

@@ -123,6 +123,16 @@ class _Place(Generic[P]):
         """Raises `LockLost` (of an election `LeadershipLost`) unless it is held, as far as this clock can tell."""
         self._present().check()
 
+    def wait_lost(self, *, timeout_s: float | None = None) -> LeaseLost:
+        """Return once the lease that the place lives with is lost, with the reason. Raises `TimeoutError`."""
+        place = self._present()
+
+        async def wait() -> LeaseLost:
+            async with asyncio.timeout(timeout_s):
+                return await place.wait_lost()
+
+        return self._store._call(lambda _store: wait())
+
     @property
     def condition(self) -> Condition:
         """Fences any transaction; see `AsyncLock.condition`."""
