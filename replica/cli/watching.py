@@ -75,21 +75,24 @@ def watch(
     }
     shown = 0
     try:
-        with statuses(as_json=as_json, special={Compacted: COMPACTED}), store_of(**connection) as store:
-            with store.watch(
+        with (
+            statuses(as_json=as_json, special={Compacted: COMPACTED}),
+            store_of(**connection) as store,
+            store.watch(
                 **ends,
                 revision=revision,
                 puts=not no_puts,
                 deletes=not no_deletes,
                 previous=previous,
                 progress=progress,
-            ) as watching:
-                click.echo(f"watching from revision {watching.revision}", err=True)
-                for batch in watching:
-                    _show(batch, as_json=as_json)
-                    shown += bool(batch.events)
-                    if shown == count:
-                        return
+            ) as watching,
+        ):
+            click.echo(f"watching from revision {watching.revision}", err=True)
+            for batch in watching:
+                _show(batch, as_json=as_json)
+                shown += bool(batch.events)
+                if shown == count:
+                    return
     except KeyboardInterrupt:
         return
 
@@ -123,12 +126,12 @@ def lease() -> None:
 
 @lease.command(epilog=EXPLANATION)
 @click.argument("ttl", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS")
-@click.option("--id", "lease", type=click.IntRange(min=1), default=0, help="The id; chosen by the store if left out.")
+@click.option("--id", "lease", type=click.IntRange(min=1), help="The id; chosen by the store if left out.")
 @connection_options
-def grant(ttl: float, lease: int, as_json: bool, **connection: Any) -> None:
+def grant(ttl: float, lease: int | None, as_json: bool, **connection: Any) -> None:
     """Begin a lease that lives for SECONDS after its last renewal, and print its id."""
     with statuses(as_json=as_json), store_of(**connection) as store:
-        granted = store.lease(ttl, lease=lease, keep_alive=False)
+        granted = store.lease(ttl, lease=lease or 0, keep_alive=False)
     click.echo(json.dumps({"lease": granted.id, "ttl_s": granted.ttl_s}) if as_json else granted.id)
 
 
@@ -220,9 +223,7 @@ def _show_lease(described: LeaseDescribed, *, as_json: bool) -> None:
     "--ttl", "ttl_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
     help="How long others wait for a holder that has died.",
 )  # fmt: skip
-@click.option(
-    "--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for the lock."
-)
+@click.option("--wait", "wait_s", type=click.FloatRange(min=0), metavar="SECONDS", help="How long to wait for it.")
 @connection_options
 def lock(
     *, name: str, command: tuple[str, ...], ttl_s: float, wait_s: float | None, as_json: bool, **connection: Any
