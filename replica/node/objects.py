@@ -51,6 +51,11 @@ class ObjectLoop(Loop):
             self._outcome()
         super()._turn()
 
+    def _durable(self, group: int) -> None:
+        if self._outcomes:
+            self._outcome()
+        super()._durable(group)
+
     def _ask_reads(self, events: list[Event]) -> None:
         reads, self._reads = self._reads, []
         for read in reads:
