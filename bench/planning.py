@@ -108,6 +108,8 @@ def plan_suite(suite: Suite) -> Planned:
                     if _refusal(plan, find_target(entry.target)(plan.entry, plan.shape)):
                         continue  # said by `_able_targets`
                     plans.append(plan)
+    if not plans:
+        raise SuiteError("nothing is left to run: " + "; ".join(f"{each.label}: {each.reason}" for each in skipped))
     _distinct(plans)
     return Planned(plans=plans, skipped=skipped)
 

@@ -140,3 +140,15 @@ def test_a_target_may_change_the_cluster_and_says_so_in_its_name():
     (plan, *_) = plan_suite(parse_suite(suite({"name": "one"}, targets=(entry,)))).plans
     assert plan.shape.batch_max == 1
     assert plan.label == "multipaxos, batch_max 1"
+
+
+def test_a_suite_of_which_nothing_is_left_is_refused_with_the_field_that_is_in_the_way():
+    table = suite({"name": "one", "workload": "transactions"}, targets=({"protocol": "abd"},))
+    with pytest.raises(SuiteError, match=r"nothing is left to run: abd: .*mix\.transaction"):
+        plan_suite(parse_suite(table))
+
+
+def test_what_a_record_costs_can_be_swept():
+    experiment = {"name": "one", "sweep": {"axis": "history.fraction", "values": [0.0, 0.5]}}
+    plans = plan_suite(parse_suite(suite(experiment))).plans
+    assert {plan.experiment.history.fraction for plan in plans} == {0.0, 0.5}
