@@ -176,6 +176,17 @@ def _scrambler(keys: int) -> int:
     return candidate
 
 
+def check_sharing(workload: Workload, clients: int) -> None:
+    """Raises `WorkloadError` when the workload cannot be made by so many clients."""
+    if workload.conflict is not None and workload.keys - workload.conflict.keys < clients:
+        raise WorkloadError(
+            f"workload.keys: {workload.keys} keys, {workload.conflict.keys} of them shared, leave none to some of "
+            f"{clients} clients"
+        )
+    if workload.distribution.kind == "zipfian" and workload.keys > ZIPF_KEYS_MAX:
+        raise WorkloadError(f"workload.keys: a Zipfian choice is among {ZIPF_KEYS_MAX} keys at most")
+
+
 class _Block(msgspec.Struct):
     """The numbers drawn for `BLOCK` operations, as lists."""
 
@@ -212,6 +223,7 @@ class Stream:
         prefix: bytes = b"",
         fraction: float = 0.0,
     ) -> None:
+        check_sharing(workload, clients)
         self.workload = workload
         self.client = client
         self.prefix = prefix
@@ -236,17 +248,6 @@ class Stream:
         self._filler = np.random.Generator(np.random.Philox(key=seed & ((1 << 64) - 1))).bytes(
             _FILLER_BYTES + max(workload.value.maximum, workload.value.bytes)
         )
-        self._check()
-
-    def _check(self) -> None:
-        workload = self.workload
-        if workload.conflict is not None and workload.keys - workload.conflict.keys < self._clients:
-            raise WorkloadError(
-                f"workload.keys: {workload.keys} keys, {workload.conflict.keys} of them shared, leave none to some of "
-                f"{self._clients} clients"
-            )
-        if workload.distribution.kind == "zipfian" and workload.keys > ZIPF_KEYS_MAX:
-            raise WorkloadError(f"workload.keys: a Zipfian choice is among {ZIPF_KEYS_MAX} keys at most")
 
     # --------------------------------------------------------------------------------------------------- operations
 

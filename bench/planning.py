@@ -15,7 +15,7 @@ from zlib import crc32
 
 import msgspec
 
-from bench.operations import Stream
+from bench.operations import check_sharing
 from bench.results import PlannedRun, Point, Scalar, Skipped
 from bench.suite import (
     ClusterShape,
@@ -226,7 +226,7 @@ def _check_sharing(plan: Plan) -> None:
             f"load.in_flight: {plan.load.in_flight} cannot be shared among {plan.clients} generator processes "
             f"({len(plan.regions)} regions with {plan.load.processes} each)"
         )
-    Stream(plan.workload, seed=0, client=plan.clients - 1, clients=plan.clients)  # refuses what cannot be divided
+    check_sharing(plan.workload, plan.clients)
 
 
 def _regions(load: Load, shape: ClusterShape) -> tuple[str, ...]:

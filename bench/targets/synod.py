@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,12 @@ POLL_S: Final = 0.1
 _WAYS: Final = frozenset({"read-index", "log", "lease", "quorum"})
 
 
+@lru_cache(maxsize=64)
+def _find(name: str) -> ProtocolSpec:
+    """As `find_protocol`, which looks through all installed packages, and a plan asks for hundreds of runs."""
+    return find_protocol(name)
+
+
 class SynodTarget(Target):
     """A cluster of replicas in processes of this machine."""
 
@@ -34,7 +41,7 @@ class SynodTarget(Target):
         super().__init__(entry, shape)
         self.protocol = entry.protocol or "multipaxos"
         try:
-            self.spec: ProtocolSpec = find_protocol(self.protocol)
+            self.spec: ProtocolSpec = _find(self.protocol)
         except ConfigurationError as error:
             raise TargetError(str(error)) from None
         self.ordered = self.spec.capabilities.total_order
