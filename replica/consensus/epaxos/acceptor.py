@@ -120,14 +120,15 @@ class Acceptor:
         if message.ballot < instance.ballot:
             core.tell(sender, Refused(instance.ballot, message.space, message.number))
             return
-        if message.ballot > instance.ballot:
+        before = instance.ballot
+        if message.ballot > before:
             self._rounds.drop(instance)
             instance.ballot = message.ballot
             instance.due = core.now + instances.patience(instance)
             core.save(instance)
         voted = instance.voted
         if "single-ballot recovery" in core.bugs:
-            voted = instance.ballot
+            voted = before
         core.tell(
             sender,
             Recovered(

@@ -112,7 +112,7 @@ class CatchUps:
                 instance = instances.archived(message.space, number)
                 if instance is None:
                     if not entries:
-                        floor = tuple(map(max, instances.floor, instances.executed))
+                        floor = self._untold(message.space, number)
                     break
             else:
                 instance = space.live.get(number)
@@ -129,11 +129,17 @@ class CatchUps:
         """Somebody is still concerned with an instance that was executed here."""
         instance = self._instances.archived(space, number)
         if instance is None:
-            floor = tuple(map(max, self._instances.floor, self._instances.executed))
-            self._core.tell(to, Fetched(space, number, (), floor))
+            self._core.tell(to, Fetched(space, number, (), self._untold(space, number)))
             return
         value = b"" if instance.noop else instance.value or b""
         self._core.tell(to, Commit(space, number, instance.noop, value, instance.dependencies))
+
+    def _untold(self, space: ReplicaId, number: int) -> Dependencies:
+        """What must be covered by a snapshot for whoever needs an instance that was executed and can't be told."""
+        instances = self._instances
+        if number <= instances.floor[self._core.rank[space]]:
+            return tuple(instances.floor)
+        return tuple(map(max, instances.floor, instances.executed))
 
     def on_fetched(self, sender: ReplicaId, message: Fetched) -> None:
         """A chunk has come."""

@@ -1,0 +1,649 @@
+"""EPaxos as stories: both paths, what interferes, execution, recovery by every rule, restarts, catch-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from replica.consensus.epaxos import PROTOCOL
+from replica.consensus.epaxos.messages import (
+    Accept,
+    Commit,
+    Fetched,
+    PreAccept,
+    PreAccepted,
+    Progress,
+    Recover,
+    Validate,
+    Validated,
+    Waiting,
+)
+from replica.consensus.epaxos.planted import BUGS, planted
+from replica.consensus.interface import (
+    Command,
+    Configuration,
+    ConfigurationError,
+    Footprint,
+    Member,
+    Message,
+    ProtocolSpec,
+    ReadRequested,
+    Reconfigure,
+    Yield,
+    validate_configuration,
+)
+
+from .egalitarian import Gathering, Peer, read, write
+
+Tale = Callable[[ProtocolSpec], None]
+
+told: set[str] = set()
+
+
+def trap(bug: str) -> Callable[[Tale], Callable[[bool], None]]:
+    """The story holds, and does not hold once ``bug`` is planted."""
+
+    def decorate(tale: Tale) -> Callable[[bool], None]:
+        told.add(bug)
+
+        def test(planted_bug: bool) -> None:
+            if not planted_bug:
+                tale(PROTOCOL)
+                return
+            with pytest.raises(AssertionError):
+                tale(planted(bug))
+
+        test.__name__ = tale.__name__
+        test.__doc__ = tale.__doc__
+        parametrized: Callable[[bool], None] = pytest.mark.parametrize(
+            "planted_bug", [False, True], ids=["sound", "planted"]
+        )(test)
+        return parametrized
+
+    return decorate
+
+
+def only(*kinds: type[Message], links: set[tuple[int, int]]) -> Callable[[int, int, Message], bool]:
+    """Lose messages of these kinds on all links but these, and everything else not at all."""
+    return lambda sender, to, message: isinstance(message, kinds) and (sender, to) not in links
+
+
+def recover(story: Gathering, peer: Peer, number: int = 1, space: int = 1) -> None:
+    """Let time pass at one replica until it recovers that instance anew; what it sends waits on the wires."""
+    peer.inner._recovery._meet((space, number))
+    attempts = peer.inner._recovery.attempts
+    before = attempts.get((space, number))
+    for _ in range(400):
+        peer.clock += 0.05
+        peer.step()
+        if attempts.get((space, number)) not in {None, before}:
+            return
+    raise AssertionError(f"replica {peer.id} does not recover {space}.{number}")
+
+
+def between(*members: int) -> Callable[[int, int, Message], bool]:
+    """Only these hear each other."""
+    return lambda sender, to, message: sender not in members or to not in members
+
+
+# ------------------------------------------------------------------------------------------------------- the two paths
+
+
+def test_a_command_without_company_is_decided_in_one_round_trip():
+    story = Gathering(3)
+    heard = story.tap(Accept)
+    story[2].propose_commands(write(b"a", b"x"))
+    story.settle()
+    assert not heard
+    assert [peer.image.log for peer in story.peers] == [[b"a"]] * 3
+    assert story.counters("fast") == 1
+    assert story.counters("slow") == 0
+
+
+def test_commands_that_do_not_interfere_stay_on_the_fast_path():
+    story = Gathering(5)
+    for peer, key in zip(story.peers, (b"a", b"b", b"c", b"d", b"e"), strict=True):
+        peer.propose_commands(write(key, key))
+    story.settle()
+    assert story.counters("fast") == 5
+    assert all(len(peer.image.log) == 5 for peer in story.peers)
+
+
+def test_reads_of_one_key_do_not_interfere():
+    story = Gathering(3)
+    for peer in story.peers:
+        peer.propose_commands(read(b"%d" % peer.id, b"x"))
+    story.settle()
+    assert story.counters("fast") == 3
+
+
+def test_commands_that_meet_take_the_slow_path_and_get_one_order():
+    story = Gathering(3)
+    for peer in story.peers:
+        peer.propose_commands(write(b"%d" % peer.id, b"x"))
+    story.settle()
+    assert story.counters("slow") >= 1
+    assert len({tuple(peer.image.writes[b"x"]) for peer in story.peers}) == 1
+
+
+def test_many_writers_of_one_key_on_all_replicas_get_one_order():
+    story = Gathering(5, options={"batch_max": 1})
+    for number in range(40):
+        for peer in story.peers:
+            peer.propose_commands(write(b"%d-%d" % (peer.id, number), b"x"))
+    story.settle()
+    assert {len(peer.image.log) for peer in story.peers} == {200}
+    assert len({tuple(peer.image.writes[b"x"]) for peer in story.peers}) == 1
+
+
+def test_a_transaction_comes_after_what_it_met_on_each_of_its_keys():
+    story = Gathering(3)
+    story[1].propose_commands(write(b"a", b"x"))
+    story[2].propose_commands(write(b"b", b"y"))
+    story.settle()
+    story[3].propose_commands(Command(b"t", footprint=Footprint(reads=(b"x",), writes=(b"y", b"z"))))
+    story.settle()
+    for peer in story.peers:
+        assert peer.image.log[-1] == b"t"
+
+
+def test_a_batch_interferes_as_the_union_of_its_commands():
+    story = Gathering(3)
+    story[1].propose_commands(write(b"a", b"x"), write(b"b", b"y"))
+    story[2].propose_commands(write(b"c", b"y"))
+    story.settle()
+    assert story.counters("led") == 2
+    assert story.counters("slow") >= 1
+
+
+def test_an_interval_interferes_with_the_keys_in_it_and_a_command_without_footprint_with_all():
+    story = Gathering(3)
+    story[1].propose_commands(write(b"a", b"x"))
+    story[2].propose_commands(Command(b"r", footprint=Footprint(ranges=((b"w", b"z"),), read_only=True)))
+    story.settle()
+    assert story.counters("slow") >= 1
+    assert len({story.reads[b"x", b"r"]}) == 1
+
+
+def test_a_command_that_is_executed_before_another_is_proposed_comes_first():
+    story = Gathering(3)
+    story[1].propose_commands(write(b"first", b"x"))
+    story.settle()
+    story[3].propose_commands(write(b"second", b"x"))
+    story.settle()
+    assert story[2].image.writes[b"x"] == [b"first", b"second"]
+
+
+def test_with_a_larger_fast_quorum_a_replica_that_is_down_costs_a_round_trip_and_no_more():
+    story = Gathering(5, options={"e": 0})
+    story[5].crash()
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    assert story.counters("slow") == 0
+    story.wait(0.4)
+    assert story.counters("slow") == 1
+    assert story[2].image.log == [b"a"]
+
+
+def test_lost_messages_are_repeated():
+    story = Gathering(3)
+    lost: set[type[Message]] = set()
+
+    def once(sender: int, to: int, message: Message) -> bool:
+        if type(message) in lost or isinstance(message, Progress):
+            return False
+        lost.add(type(message))
+        return True
+
+    story.lose = once
+    story[1].propose_commands(write(b"a", b"x"))
+    story[2].propose_commands(write(b"b", b"x"))
+    story.wait(5)
+    assert [sorted(peer.image.log) for peer in story.peers] == [[b"a", b"b"]] * 3
+
+
+# --------------------------------------------------------------------------------------------------------- durability
+
+
+def test_nothing_leaves_a_replica_before_its_disk_has_it():
+    story = Gathering(3)
+    for peer in story.peers:
+        peer.syncs = False
+    story[1].propose_commands(write(b"a", b"x"))
+    assert not story.wires
+    story[1].sync()
+    assert len(story.wires) == 2
+    story.settle()
+    assert not story.wires
+    assert not story[1].image.log
+    story[2].sync()
+    story.settle()
+    assert not story[1].image.log, "it is executed when the decision is durable"
+    story[1].sync()
+    assert story[1].image.log == [b"a"]
+
+
+@trap("vote before its sync")
+def test_a_vote_that_a_crash_takes_back_has_not_been_counted(spec):
+    story = Gathering(3, spec=spec)
+    story[2].syncs = False
+    story.lose = only(PreAccept, links={(1, 2)})
+    story[1].propose_commands(write(b"a", b"x"))
+    story.lose = only(PreAccept, Commit, links={(1, 2)})
+    story.settle()
+    done = story[1].image.log == [b"a"]
+    story[2].crash()
+    story[1].crash()
+    story[2].syncs = True
+    story[2].start()
+    story.lose = between(2, 3)
+    story[2].propose_commands(write(b"b", b"x"))
+    story[3].propose_commands(write(b"c", b"x"))
+    story.wait(3)
+    story.lose = lambda sender, to, message: False
+    story[1].start()
+    story.wait(10)
+    assert not done, "what was acknowledged stood on one disk"
+
+
+@trap("instance minted twice")
+def test_a_number_is_never_used_twice(spec):
+    story = Gathering(3, spec=spec)
+    story[1].syncs = False
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()  # what leaves before it is durable arrives
+    story[1].crash()
+    story[1].syncs = True
+    story[1].start()
+    story[1].propose_commands(write(b"b", b"x"))
+    story.wait(5)
+    assert story[1].image.log == story[2].image.log == [b"b"]
+
+
+def test_a_leader_that_restarts_goes_on_with_what_it_proposed():
+    story = Gathering(3)
+    story.lose = only(PreAccept, links=set())
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    story[1].crash()
+    story.lose = lambda sender, to, message: False
+    story[1].start()
+    story.settle()
+    assert story[3].image.log == [b"a"]
+    assert story.counters("recoveries") == 0
+
+
+def test_a_leader_that_restarts_goes_on_with_its_vote():
+    story = Gathering(3)
+    story.lose = only(Accept, links=set())
+    story[1].propose_commands(write(b"a", b"x"))
+    story[2].propose_commands(write(b"b", b"x"))
+    story.settle()
+    story[1].crash()
+    story[2].crash()
+    story.lose = lambda sender, to, message: False
+    story[1].start()
+    story[2].start()
+    story.settle()
+    assert len({tuple(peer.image.writes[b"x"]) for peer in story.peers}) == 1
+    assert len(story[1].image.log) == 2
+
+
+def test_a_machine_that_lost_its_state_executes_in_the_same_order_again():
+    story = Gathering(3, options={"batch_max": 1})
+    for number in range(10):
+        for peer in story.peers:
+            peer.propose_commands(write(b"%d-%d" % (peer.id, number), b"x"))
+    story.settle()
+    before = list(story[2].image.writes[b"x"])
+    story[2].crash(state_survives=False)
+    assert not story[2].image.log
+    story[2].start()
+    story.settle()
+    assert story[2].image.writes[b"x"] == before
+
+
+def test_a_replica_that_has_not_been_admitted_learns_and_does_not_vote():
+    story = Gathering(3, voting=False)
+    story[1].propose_commands(write(b"a", b"x"))
+    assert story[1].rejections[0].definite
+    for peer in (story[1], story[2]):
+        peer.carry_out(peer.core.admit(peer.clock))
+    heard = story.tap(PreAccepted)
+    story[1].propose_commands(write(b"b", b"x"))
+    story.settle()
+    assert {sender for sender, _, _ in heard} == {2}
+    assert story[3].image.log == [b"b"]
+    assert story[3].core.status().role == "learner"
+
+
+# ----------------------------------------------------------------------------------------------------------- execution
+
+
+@trap("executes ignoring dependencies")
+def test_execution_follows_dependencies_and_not_the_order_of_news(spec):
+    story = Gathering(3, spec=spec)
+    held: list[tuple[int, int, int, bytes]] = []
+    story[1].propose_commands(write(b"a", b"x"))
+    story.lose = only(Commit, links={(1, 2)})
+    story.settle()
+    story.lose = lambda sender, to, message: False
+    story[2].propose_commands(write(b"b", b"x"))
+    story.settle()  # replica 3 has heard of the second decision alone
+    assert not held
+    assert story[3].image.log == []
+    story.wait(3)
+    assert story[3].image.log == [b"a", b"b"]
+
+
+def test_an_instance_does_not_wait_for_what_it_does_not_interfere_with():
+    story = Gathering(3)
+    story.lose = only(Accept, PreAccepted, links=set())
+    story[1].propose_commands(write(b"stuck", b"y"))
+    story.settle()
+    story.lose = only(Accept, links=set())
+    story[1].propose_commands(write(b"free", b"x"))
+    story.settle()
+    assert story[1].image.log == [b"free"]
+    assert story[1].image.executed == {("1", 2)}
+
+
+def test_a_window_bounds_what_a_replica_leads_and_the_rest_waits():
+    story = Gathering(3, options={"window_instances": 2, "batch_max": 1, "queue_max": 3})
+    story.isolate(1)
+    story[1].propose_commands(*(write(b"%d" % number, b"x") for number in range(4)))
+    status = story[1].core.status()
+    assert (status.in_flight, status.queued) == (2, 1)
+    assert [rejection.definite for rejection in story[1].rejections] == [True]
+    story.heal()
+    story.wait(1)
+    assert story[2].image.writes[b"x"] == [b"0", b"1", b"2"]
+
+
+# ------------------------------------------------------------------------------------------------------------ recovery
+
+
+def lone_proposal(story: Gathering, reached: set[int], payload: bytes = b"a", leader: int = 1) -> None:
+    """A leader proposes; only these pre-accept, nobody answers it, and it dies."""
+    story.lose = only(PreAccept, links={(leader, to) for to in reached})
+    story[leader].propose_commands(write(payload, b"x"))
+    story.lose = lambda sender, to, message: (
+        to == leader or (isinstance(message, PreAccept) and sender == leader and to not in reached)
+    )
+    story.settle()
+    story[leader].crash()
+    story.lose = lambda sender, to, message: False
+
+
+def test_what_may_have_been_decided_on_the_fast_path_is_kept():
+    story = Gathering(3)
+    lone_proposal(story, {2})
+    heard = story.tap(Validate)
+    story.wait(3)
+    assert heard
+    assert story[2].image.log == story[3].image.log == [b"a"]
+
+
+def test_what_nobody_who_is_left_has_seen_becomes_nothing():
+    story = Gathering(3)
+    story.lose = only(PreAccept, links=set())
+    story[1].propose_commands(write(b"a", b"x"), write(b"b", b"y"))
+    story.settle()
+    story.lose = lambda sender, to, message: False
+    story[1].crash()
+    story[2].propose_commands(write(b"c", b"x"))
+    story.settle()
+    story.wait(3)
+    assert story[2].image.log == story[3].image.log == [b"c"]
+
+
+def test_a_missing_number_that_others_cover_is_found_out():
+    story = Gathering(3, options={"batch_max": 1})
+    story.lose = lambda sender, to, message: isinstance(message, PreAccept) and message.number == 1
+    story[1].propose_commands(write(b"lost", b"y"), write(b"kept", b"x"))
+    story.settle()
+    story[1].crash()
+    story.wait(5)
+    assert story[2].image.log == story[3].image.log == [b"kept"]
+    assert story[2].image.frontier() == {"1": 2}
+
+
+def test_a_leader_that_answers_a_recovery_has_not_decided_and_its_commands_are_proposed_anew():
+    story = Gathering(3)
+    story.lose = lambda sender, to, message: isinstance(message, PreAccepted) or (sender, to) == (1, 3)
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    story.lose = lambda sender, to, message: isinstance(message, PreAccepted | PreAccept)
+    recover(story, story[2])
+    story.settle()
+    assert story.counters("noops") >= 1
+    story.lose = lambda sender, to, message: False
+    story.wait(3)
+    assert [peer.image.log for peer in story.peers] == [[b"a"]] * 3
+    assert story.places[b"a"][1] > 1
+
+
+def test_a_decided_instance_that_does_not_know_it_speaks_against_a_fast_decision():
+    story = Gathering(5)
+    lone_proposal(story, {3})
+    story.lose = lambda sender, to, message: 3 in {sender, to}
+    story[2].propose_commands(write(b"b", b"x"))
+    story.settle()
+    assert story[2].image.log == [b"b"]
+    heard = story.tap(Validated)
+    recover(story, story[3])
+    story.settle()
+    story.wait(2)
+    assert {message.against for _, _, message in heard if message.against} == {((2, 1, True),)}
+    assert [peer.image.log for peer in story.peers if peer.up] == [[b"b"]] * 4
+
+
+def test_two_recoveries_that_wait_for_each_other_end():
+    """Of five, 1 and 2 proposed and are gone; each was pre-accepted by one of the rest that had not seen the other."""
+    story = Gathering(5)
+    story.lose = only(PreAccept, links={(1, 3)})
+    story[1].propose_commands(write(b"a", b"x"))
+    story.lose = lambda sender, to, message: to == 1 or (isinstance(message, PreAccept) and (sender, to) != (1, 3))
+    story.settle()
+    story[1].crash()
+    story.lose = only(PreAccept, links={(2, 4)})
+    story[2].propose_commands(write(b"b", b"x"))
+    story.lose = lambda sender, to, message: to == 2 or (isinstance(message, PreAccept) and (sender, to) != (2, 4))
+    story.settle()
+    story[2].crash()
+    story.lose = lambda sender, to, message: False
+    heard = story.tap(Validated)
+    story.wait(20)
+    assert heard
+    story[3].propose_commands(write(b"c", b"x"))
+    story.wait(5)
+    assert {peer.image.log[-1] for peer in story.peers if peer.up} == {b"c"}
+    assert len({tuple(peer.image.log) for peer in story.peers if peer.up}) == 1
+
+
+def test_a_recovery_waits_for_what_speaks_against_it_and_goes_by_how_that_is_decided():
+    story = Gathering(5)
+    # (1, 1) reaches 3 and 4, which pre-accept it alone; (2, 1) reaches 5 alone, and its leader answers recoveries.
+    lone_proposal(story, {3, 4})
+    story.lose = only(PreAccept, links={(2, 5)})
+    story[2].propose_commands(write(b"b", b"x"))
+    story.lose = lambda sender, to, message: isinstance(message, PreAccept | PreAccepted)
+    story.settle()
+    waits = story.tap(Waiting)
+    tap = story.lose
+    story.lose = lambda sender, to, message: tap(sender, to, message) or isinstance(message, PreAccept | PreAccepted)
+    story.wait(20, only=[3, 4, 5])
+    story.lose = lambda sender, to, message: False
+    story.wait(10)
+    assert waits
+    assert len({tuple(peer.image.log) for peer in story.peers if peer.up}) == 1
+
+
+@trap("single-ballot recovery")
+def test_a_promise_is_no_vote(spec):
+    """The schedule that Sutra published against the original: a replica that voted long ago, and promised since, tells
+    of its old vote as if it were of the promised ballot, and what was decided in between is decided otherwise."""
+    story = Gathering(5, spec=spec)
+    lone_proposal(story, {2, 3})
+
+    # At a first ballot 4 learns from 2 that the value may have been decided, and votes for it. Nobody hears that.
+    recover(story, story[4])
+    hears = between(2, 4, 5)
+    story.lose = lambda sender, to, message: hears(sender, to, message) or isinstance(message, Accept)
+    story.settle()
+    assert story[4].inner._instances.find(1, 1).phase.name == "ACCEPTED"
+    story[4].coordinator, asleep = None, story[4].coordinator
+
+    # At a second one 5 asks the leader itself, which is back and has decided nothing: a no-op is decided by three.
+    story[1].start()
+    story.wires.clear()
+    recover(story, story[5])
+    hears = between(1, 3, 5)
+    story.lose = lambda sender, to, message: hears(sender, to, message) or isinstance(message, Commit)
+    story.settle()
+    assert story[5].image.executed == {("1", 1)}
+    assert story[5].image.log == []
+
+    # A third is promised by 4 and by 2, who voted for nothing at it.
+    story[4].coordinator = asleep
+    story[1].crash()
+    story[5].crash()
+    story.wires.clear()
+    story.lose = lambda sender, to, message: (sender, to) != (2, 4) or not isinstance(message, Recover)
+    while story[4].inner._instances.find(1, 1).ballot < story[3].inner._instances.find(1, 1).ballot:
+        recover(story, story[2])
+        story.settle()
+
+    # At a fourth 2 asks 3 and 4.
+    story.wires.clear()
+    recover(story, story[2])
+    story.lose = between(2, 3, 4)
+    story.settle()
+    story[5].start()
+    story.lose = lambda sender, to, message: False
+    story.wait(10)
+    assert story[2].image.log == story[3].image.log == []
+
+
+# ------------------------------------------------------------------------------------------------------------ catch-up
+
+
+def test_a_replica_that_missed_decisions_fetches_them():
+    story = Gathering(3, options={"chunk_bytes_max": 300, "batch_max": 1})
+    story.isolate(3)
+    for number in range(30):
+        story[1 + number % 2].propose_commands(write(b"%d" % number, b"x"))
+    story.settle()
+    heard = story.tap(Fetched)
+    story.heal()
+    story.wait(5)
+    assert len(heard) > 1
+    assert story[3].image.writes[b"x"] == story[1].image.writes[b"x"]
+
+
+def test_a_replica_that_missed_everything_takes_a_snapshot():
+    story = Gathering(3, options={"tail_instances": 2, "batch_max": 1})
+    story.isolate(3)
+    for number in range(20):
+        story[1].propose_commands(write(b"%d" % number, b"x"))
+    story.settle()
+    for peer in (story[1], story[2]):
+        peer.take_snapshot()
+    story.heal()
+    story.wait(3)
+    wish = story[3].wishes[-1]
+    assert wish.frontier == {"1": 18}
+    assert story[3].install_from(story[wish.peer])
+    story[2].propose_commands(write(b"more", b"x"))
+    story.wait(3)
+    assert story[3].image.writes[b"x"] == story[1].image.writes[b"x"]
+    assert len(story[3].image.log) == 21
+
+
+def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
+    story = Gathering(3, options={"batch_max": 1})
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    story.isolate(2)
+    story[1].propose_commands(write(b"b", b"x"), write(b"c", b"y"))
+    story.settle()
+    assert story[3].install_from(story[2]) is True
+    assert story[3].image.log == [b"a", b"b", b"c"]
+    story.heal()
+    story.wait(3)
+    assert story[2].image.writes == story[3].image.writes == story[1].image.writes
+
+
+def test_a_replica_that_was_shown_a_snapshot_starts_on_it():
+    story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
+    for number in range(10):
+        story[1].propose_commands(write(b"%d" % number, b"x"))
+    story.settle()
+    story[2].take_snapshot()
+    story[2].crash(state_survives=False)
+    assert len(story[2].image.log) == 10
+    story[2].start()
+    story[3].propose_commands(write(b"more", b"x"))
+    story.wait(1)
+    assert story[2].image.writes[b"x"] == story[1].image.writes[b"x"]
+
+
+def test_whoever_asks_about_something_executed_is_told_the_decision():
+    story = Gathering(3)
+    story.lose = only(Commit, links={(1, 2)})
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    story[1].crash()
+    story.lose = lambda sender, to, message: isinstance(message, Progress)
+    story.wait(3)
+    assert story[3].image.log == [b"a"]
+
+
+# ------------------------------------------------------------------------------------------------- what it is asked for
+
+
+def test_what_it_does_not_offer_is_refused():
+    story = Gathering(3)
+    story[1].step(ReadRequested(1), Reconfigure(2, story.configuration), Yield())
+    assert [(refused.token, refused.reason) for refused in story[1].refused_reads] == [
+        (1, "unsupported"),
+        (2, "unsupported"),
+    ]
+
+
+def configuration(n: int, **options: float) -> Configuration:
+    return Configuration(1, tuple(Member(replica) for replica in range(1, n + 1)), "epaxos", dict(options))
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "field"),
+    [
+        (3, {"f": 2}, "f"),
+        (5, {"f": 1, "e": 2}, "e"),
+        (7, {"f": 3, "e": 3}, "e, f"),
+        (3, {"e": -2}, "e"),
+        (3, {"window_instances": 0}, "window_instances"),
+        (3, {"recovery_s": 0.0}, "recovery_s"),
+        (3, {"batch_bytes_max": 1 << 30}, "batch_bytes_max"),
+        (3, {"chunk_bytes_max": 1 << 30}, "chunk_bytes_max"),
+    ],
+)
+def test_a_configuration_that_cannot_work_is_refused_by_the_name_of_the_option(n, options, field):
+    with pytest.raises(ConfigurationError, match=rf"protocol\.options\.{field}"):
+        validate_configuration(PROTOCOL, configuration(n, **options))
+
+
+@pytest.mark.parametrize(
+    ("n", "fast", "classic"), [(1, 1, 1), (2, 2, 2), (3, 2, 2), (4, 3, 3), (5, 3, 3), (6, 4, 4), (7, 5, 4), (9, 6, 5)]
+)
+def test_quorums_are_as_small_as_can_be(n, fast, classic):
+    story = Gathering(n)
+    quorums = story[1].inner._core.quorums
+    assert (quorums.fast_size, quorums.phase2_size) == (fast, classic)
+
+
+def test_every_planted_bug_has_its_story():
+    assert told == BUGS.keys()
+    with pytest.raises(ValueError, match="no bug of the name"):
+        planted("no such bug")
