@@ -37,7 +37,8 @@ Three shapes of decision. `Capabilities` says which one a protocol has, and a dr
   leads (EPaxos). Deliveries of different objects need no common order, yet commands that interfere are delivered in the
   same order on every replica. Within an object positions may be delivered out of order where the protocol's
   dependencies allow it. The state remembers what it applied above the frontier, and a driver passes over what was
-  applied before: a protocol that starts again may deliver anything above ``Context.applied`` once more. Keys have
+  applied before: a protocol that starts again may deliver anything above ``Context.applied`` once more. What one turn
+  delivers is applied as one: no state is committed and no snapshot taken in the middle of it. Keys have
   revisions of their own and no global one. Positions count from 1 in each object. A replica that loses power loses
   what it applied since its last snapshot, so a protocol discards what it delivered only up to what `SnapshotTaken` or
   `SnapshotInstalled` has covered. A snapshot of a peer is installed when it covers everything that the own one covers;

@@ -889,6 +889,10 @@ class Process:
             for command in state.commands(frame):
                 self._propose(command, b"", sender)
         elif isinstance(frame, frames.OpenSession):
+            if self._mint is not None and (self.coordinator is None or not self.coordinator.voting):
+                # On a disk that its peers have not admitted it may have been another replica of the same name before.
+                self._send(sender, frames.Rejected(0, 0, 1, Reason.NOT_LEADER, True, None, frame.nonce))
+                return
             if self._mint is not None:
                 self._send(sender, frames.Opened(frame.nonce, self._name_session(self._mint)))
                 return
@@ -1106,6 +1110,9 @@ class Process:
             self._install(install)
         for delivery in turn.deliveries:
             self._deliver(delivery)
+        if turn.deliveries and turn.deliveries[0].object:
+            # What a turn delivers by object is applied as one.
+            self._commit_state_when_due()
         for answered in turn.answers:
             self._answer_register(answered)
         for grant in turn.reads:
@@ -1163,14 +1170,18 @@ class Process:
         host.oracle.delivered(self.replica, delivery, host.state)
         answers = host.state.apply(delivery)
         self._since_commit += 1
-        if self._since_commit >= self.profile.state_commit_every and not self._freeze_commits:
-            self._since_commit = 0
-            host.boundary("before the state is committed")
-            host.state.commit()
+        if not delivery.object:
+            self._commit_state_when_due()
         host.oracle.applied(self.replica, host.state)
         host.boundary("after a delivery is applied")
         for answer in answers:
             self._answer(answer)
+
+    def _commit_state_when_due(self) -> None:
+        if self._since_commit >= self.profile.state_commit_every and not self._freeze_commits:
+            self._since_commit = 0
+            self.host.boundary("before the state is committed")
+            self.host.state.commit()
 
     def _serve_reads(self) -> None:
         applied = self.host.state.applied
