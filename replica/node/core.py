@@ -272,6 +272,11 @@ class Core:
         """The highest session id seen, where replicas name sessions."""
         return 0 if isinstance(self.machine, StateMachine) else self.machine.newest_session
 
+    @property
+    def names_sessions(self) -> bool:
+        """Has this disk been admitted by the peers, so that no other of the replica's name can have named the same?"""
+        return self.coordinator.voting
+
     def export(self, name: str) -> tuple[int, bytes]:
         """As `replica.consensus.interface.Objects.export`."""
         assert isinstance(self.machine, ObjectMachine), "only orders by object have any"

@@ -135,6 +135,11 @@ class KeyedSessions(Sessions):
     """Names sessions; there from the moment at which the replica takes part."""
 
     def _open(self, attachment: Attachment, nonce: bytes) -> None:
+        if not self._engine.names_sessions:
+            # On another disk a replica of this name may have named sessions that would be named again.
+            message = "no session opened: the disk of this replica has not been admitted by its peers"
+            self._turn_away(attachment, wire.Rejection(code=wire.Code.UNAVAILABLE, definite=True, message=message))
+            return
         self.mint.saw(self._engine.newest_session)
         self._bind(attachment, self.mint.mint())
 

@@ -114,6 +114,10 @@ class Engine(Protocol):
         """The same for operations that were cut out of a run."""
 
     @property
+    def names_sessions(self) -> bool:
+        """May the replica name sessions, where replicas do?"""
+
+    @property
     def newest_session(self) -> int:
         """The highest session id seen, where replicas name sessions."""
 
