@@ -446,6 +446,10 @@ class Replica(Stored):
             "watches_behind": ("Watches that are still read to.", float(self.watches.behind)),
             "watch_bytes_untaken": ("News of watches that clients have not taken.", float(self.watches.untaken_bytes)),
             "sync_inline": ("1 when syncs run inline.", float(self.writer.mode == "inline")),
+            **{
+                f"protocol_{name}": (f"Counted by the protocol since it was started here: {name}.", float(count))
+                for name, count in sorted(status.counters.items())
+            },
         }
 
     @property
