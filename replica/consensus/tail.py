@@ -7,14 +7,23 @@ delivered before that counts by slots alone.
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
-from .options import LogOptions
+
+class TailBounds(Protocol):
+    """The options that bound a tail."""
+
+    @property
+    def tail_slots(self) -> int: ...
+
+    @property
+    def tail_bytes_max(self) -> int: ...
 
 
 class Tail:
     """How much lies behind each slot that was delivered lately."""
 
-    def __init__(self, options: LogOptions) -> None:
+    def __init__(self, options: TailBounds) -> None:
         self._options = options
         self._marks: deque[tuple[int, int]] = deque()
         """How the bytes delivered since the start add up: (last slot, bytes up to it), once a turn."""

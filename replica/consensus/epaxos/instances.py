@@ -59,6 +59,9 @@ class Instances:
         self.reached = list(core.nothing)
         """The furthest that was ever executed without a gap, by rank: what this replica proposes comes after it."""
         self.undecided: dict[InstanceId, Instance] = {}
+        self.tails = tuple(Tail(core.options) for _ in core.members)
+        """By rank, what lies behind the executed mark."""
+        self._sizes = list(core.nothing)
         self.pending = Pending(self.spaces)
         self.on_news: Callable[[InstanceId], None]
         """Told when the value of an instance has become known, or that there is none."""
@@ -228,6 +231,7 @@ class Instances:
         del space.live[instance.number]
         if not instance.noop:
             self.pending.remove(instance)
+        self._sizes[space.rank] += len(instance.value or b"")
         if instance.number == space.executed + 1:
             number = instance.number
             while number + 1 in space.above:

@@ -39,6 +39,13 @@ class EPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     tail_instances: int = 4096
     """Instances of a space kept behind a snapshot, for replicas that lag a little and for recoveries that ask what
     interferes."""
+    tail_bytes_max: int = 64 << 20
+    """Bytes of values of a space kept behind a snapshot, as far as they were executed since the start."""
+
+    @property
+    def tail_slots(self) -> int:
+        """`tail_instances`, as what protocols share calls it."""
+        return self.tail_instances
 
 
 def quorums_of(configuration: Configuration, options: EPaxosOptions) -> Egalitarian:
@@ -63,6 +70,8 @@ def validate(configuration: Configuration, options: EPaxosOptions) -> None:
     for name in ("batch_max", "batch_bytes_max", "window_instances", "queue_max", "queue_bytes_max", "tail_instances"):
         if getattr(options, name) < 1:
             raise ConfigurationError(f"protocol.options.{name}: must be at least 1")
+    if options.tail_bytes_max < 0:
+        raise ConfigurationError("protocol.options.tail_bytes_max: must not be negative")
     if options.batch_bytes_max > COMMAND_BYTES_MAX:
         raise ConfigurationError(
             f"protocol.options.batch_bytes_max: must be at most {COMMAND_BYTES_MAX}, or an instance exceeds a frame"
