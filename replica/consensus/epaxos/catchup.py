@@ -171,8 +171,9 @@ class CatchUps:
 
     def on_taken(self, frontier: Frontier) -> None:
         """The own state is durable in a snapshot up to ``frontier``: discard what lies well behind."""
-        tail = self._core.options.tail_instances
-        self._discard([number - tail for number in self._instances.numbers(frontier)])
+        covered = self._instances.numbers(frontier)
+        tails = self._instances.tails
+        self._discard([tail.floor(number) for tail, number in zip(tails, covered, strict=True)])
 
     def on_installed(self, frontier: Frontier) -> None:
         """The state of a peer has taken the place of the own one. No promise and no vote behind it is touched."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from replica.consensus.interface import Command, CorruptRecord, Frontier, ReplicaId
+from replica.consensus.tail import Tail
 from replica.consensus.values import Batch, decode_value
 
 from .graph import Pending
@@ -239,6 +240,8 @@ class Instances:
                 space.above.discard(number)
             space.executed = number
             self.reached[space.rank] = max(self.reached[space.rank], number)
+            self.tails[space.rank].delivered(number, self._sizes[space.rank])
+            self._sizes[space.rank] = 0
         else:
             space.above.add(instance.number)
 
@@ -273,6 +276,7 @@ class Instances:
                 self.undecided.pop(instance.id, None)
                 if instance.touch is not None and not (instance.noop and instance.decided):
                     self.pending.remove(instance)
+            self.tails[space.rank].clear()
             again = space.above | set(range(number + 1, space.executed + 1))
             space.above = set()
             space.decided = space.known = 0

@@ -561,6 +561,18 @@ def test_a_replica_that_missed_everything_takes_a_snapshot():
     assert len(story[3].image.log) == 21
 
 
+def test_what_is_kept_behind_a_snapshot_is_bounded_in_bytes_too():
+    story = Gathering(3, options={"tail_instances": 1000, "tail_bytes_max": 300, "batch_max": 1})
+    for number in range(20):
+        story[1].propose_commands(write(b"%100d" % number, b"x"))
+    story.settle()
+    story[1].take_snapshot()
+    floor = story[1].inner._instances.floor[0]
+    assert 16 <= floor < 20
+    assert story[1].inner._instances.archived(1, floor) is None
+    assert story[1].inner._instances.archived(1, floor + 1) is not None
+
+
 def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
     story = Gathering(3, options={"batch_max": 1})
     story[1].propose_commands(write(b"a", b"x"))
@@ -626,6 +638,7 @@ def configuration(n: int, **options: float) -> Configuration:
         (3, {"window_instances": 0}, "window_instances"),
         (3, {"recovery_s": 0.0}, "recovery_s"),
         (3, {"batch_bytes_max": 1 << 30}, "batch_bytes_max"),
+        (3, {"tail_bytes_max": -1}, "tail_bytes_max"),
         (3, {"chunk_bytes_max": 1 << 30}, "chunk_bytes_max"),
     ],
 )
