@@ -418,6 +418,9 @@ class _Bench:
             for process in range(plan.load.processes)
         ]
         if target.simulated:
+            if target.note() not in self._manifest.notes:
+                self._manifest.notes.append(target.note())
+                self._save()
             found, window = await asyncio.to_thread(target.generate, specs)
             if probe is not None:
                 probe.resources = target.used()

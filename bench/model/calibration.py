@@ -182,10 +182,15 @@ def _beside(target: Callable[[Connection], None], main: Callable[[Connection], C
     return found
 
 
+def measure_frames(seconds: float) -> tuple[float, float]:
+    """Processor time to take in and to send a frame between two transports, in microseconds."""
+    return _beside(_sink_process, lambda pipe: _one_way(pipe, seconds))
+
+
 def _transport(seconds: float) -> dict[str, float]:
     trips = _beside(micro_transport.bouncing_process, lambda pipe: _round_trips(pipe, seconds))
     (small_us, small_work), (_, large_work) = trips[SMALL_BYTES], trips[LARGE_BYTES]
-    frame_in, frame_out = _beside(_sink_process, lambda pipe: _one_way(pipe, seconds))
+    frame_in, frame_out = measure_frames(seconds)
     return {
         "hop_us": small_us / 2,
         "frame_in_us": frame_in,

@@ -39,18 +39,13 @@ def _plain(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _log_latency(axes: Any) -> None:
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    if high / low < 20:
-        ticks = [
-            base * 10.0**power
-            for power in range(-3, 7)
-            for base in (1, 2, 3, 5, 7)
-            if low <= base * 10.0**power <= high
-        ]
-        axes.set_yticks(ticks)
-    _plain(axes.yaxis)
+def _log_latency(axis: Any, low: float, high: float) -> None:
+    """Ticks for an axis that is logarithmic already: less than a decade or two needs more than powers of ten."""
+    if low > 0 and high / low < 20:
+        steps = (1, 2, 3, 5, 7) if high / low > 3 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+        marks = [step * 10.0**power for power in range(-4, 8) for step in steps]
+        axis.set_ticks([mark for mark in marks if low <= mark <= high])
+    _plain(axis)
 
 
 def _mark(axes: Any, point: PointView, x: float, y: float, palette: Palette) -> None:
@@ -137,7 +132,8 @@ def curve(view: ExperimentView, palette: Palette) -> Any:
                 _mark(axes, point, through.mean, median.mean, palette)
             heaviest.append((shown[-1][0], xs[-1], shown[-1][2].mean))
         axes.set_xlim(left=0)
-        _log_latency(axes)
+        axes.set_yscale("log")
+        _log_latency(axes.yaxis, *axes.get_ylim())
         _plain(axes.xaxis)
         _predicted(axes, view, palette, "latency")
         _name_ends(made, axes, heaviest, palette)
@@ -260,6 +256,8 @@ def _grouped(
     if longest * len(values) > 44:
         axes.tick_params(axis="x", labelrotation=30)
     axes.grid(visible=False, axis="x")
+    if len(values) == 1:
+        axes.set_xlim(-1.0, 1.0)  # a single group need not fill the plot
     if tallest:
         axes.set_ylim(0, tallest * 1.12)
 
@@ -288,7 +286,7 @@ def cdf(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
             axes.plot(xs, [share / 100 for share in shares], color=palette.colour(label), label=label)
         if shown:
             axes.set_xscale("log")
-        _plain(axes.xaxis)
+            _log_latency(axes.xaxis, *axes.get_xlim())
         axes.set_ylim(0, 1.02)
         axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99], ["0", "25 %", "50 %", "75 %", "90 %", "99 %"])
         axes.set_xlabel("latency from the intended start, ms (log)")
@@ -376,9 +374,10 @@ def timeline(run: RunResult, palette: Palette) -> Any:
             middles = [start + window_s / 2 for start in times[: len(tails)]]
             latency.plot(middles, tails, color=colour, linewidth=1.4, marker=".", markersize=4)
             latency.set_yscale("log")
+            _log_latency(latency.yaxis, *latency.get_ylim())
         latency.set_ylabel("p99, ms (log)")
         latency.set_xlabel("seconds from the start of the run")
-        for axes in (through, errors, latency):
+        for axes in (through, errors):
             _plain(axes.yaxis)
         top = max([count / window_s for count in series.completed], default=1.0) or 1.0
         through.set_ylim(0, top * 1.25)
@@ -440,9 +439,8 @@ def stages(view: ExperimentView, palette: Palette) -> Any:
         axes.grid(visible=False, axis="y")
         _plain(axes.xaxis)
         axes.set_xlabel("mean milliseconds of a write")
-        if view.axis:
-            axes.set_ylabel(f"target, {view.axis_title}")
-        axes.set_title(f"{view.title}: where the time goes")
+        by = f", by target and {view.axis_title}" if view.axis else ""
+        axes.set_title(f"{view.title}: where the time goes{by}")
         texts = {"way": "client and way to the replica", "network": "network (round trip to the quorum)"}
         made.legend(
             handles=[Patch(color=colour, label=texts.get(name, name)) for name, colour in STAGE_COLOURS.items()],

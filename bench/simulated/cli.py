@@ -17,7 +17,7 @@ __all__ = ["calibrate"]
     default=None,
     help="File to write; simulated runs look for data/costs.json.",
 )
-@click.option("--seconds", type=float, default=2.0, show_default=True, help="Of each of the five loads.")
+@click.option("--seconds", type=float, default=1.5, show_default=True, help="Of each of the twelve loads.")
 def calibrate(into: Path | None, seconds: float) -> None:
     """Measure on this machine what simulated runs (--target simulated) take things to cost."""
     from bench.increments import run

@@ -1,15 +1,18 @@
 """What things cost a replica of Synod: the constants of simulated runs, and how they are measured.
 
-``synod bench calibrate`` starts a small cluster on this machine, loads it lightly, heavily, and with large values, and
-reads what each replica counted meanwhile: processor time, turns, frames, messages, operations, bytes. The costs are the
-non-negative least-squares solution of
+``synod bench calibrate`` measures a frame by itself, between two transports (`bench.model.calibration`): in a cluster
+a turn and its frames always come together, and nothing tells the two apart. Then it starts clusters of `SIZES` replicas
+on this machine, loads each lightly, heavily, and with large values, and reads what each replica counted meanwhile. The
+other costs are the non-negative least-squares solution of
 
-    processor time = turns * turn + frames * frame + messages * message
-                   + applied * apply + served * serve + bytes * byte
+    processor time - frames * frame = turns * turn + messages * message + commits * commit
+                                      + applied * apply + served * serve + bytes * byte + idle
 
 over all replicas and loads, each equation scaled by its processor time, so that light loads count as much as heavy
-ones. ``sync_s`` is the median over the loads of what a commit of the log took. A cost that the data do not tell apart
-from others comes out as 0 and is part of those; what fits is their sum, and `Costs.misfit` says how well.
+ones. *idle* is what a replica uses in the time of a load without being asked anything. A commit's processor time is
+part of ``sync_s``, which is the median over the loads of what a commit of the log took. A cost that the data do not
+tell apart from others comes out as 0 and is part of those; what fits is their sum, and `Costs.misfit` says how well. A
+machine that does other things meanwhile makes everything cost more.
 
 The constants belong to a machine and a release. They are kept in a file, and every simulated run carries those that it
 used.
@@ -29,6 +32,7 @@ import msgspec
 import numpy as np
 
 from bench.attribution import Reading, read
+from bench.model.calibration import measure_frames
 from bench.results import Machine, this_machine, timestamp
 from deploy import Cluster, ClusterError
 from replica import __version__
@@ -39,36 +43,44 @@ __all__ = ["DEFAULT_FILE", "Costs", "calibrate", "fit", "load_costs"]
 DEFAULT_FILE: Final = Path("data/costs.json")
 """Where ``synod bench calibrate`` leaves them and simulated runs look for them."""
 
-LOADS: Final = ((1, 128), (8, 128), (64, 128), (256, 128), (64, 4096))
+LOADS: Final = ((1, 128), (16, 128), (256, 128), (32, 4096))
 """Operations in flight and bytes of a value."""
 
-SECONDS: Final = 2.0
+SIZES: Final = (1, 3, 5)
+"""Replicas of the clusters that are measured."""
+
+SECONDS: Final = 1.5
 """Of each load."""
 
 KEYS: Final = 1000
 
 
 class Costs(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds of one processor. The defaults were measured on two cores of a cloud machine, and are used where nothing
-    was measured."""
+    """Seconds of one processor.
 
-    turn_s: float = 60e-6
+    The defaults were measured on two cores of a cloud machine that was not idle, the sync on one that was; they are
+    used where nothing was measured.
+    """
+
+    turn_s: float = 13e-6
     """A turn of the loop, whatever is in it."""
-    frame_s: float = 70e-6
+    frame_s: float = 51e-6
     """A frame to or from a peer or a client, at either end."""
-    message_s: float = 8e-6
+    message_s: float = 1e-6
     """A message of the protocol, at either end."""
-    apply_s: float = 2.2e-6
+    apply_s: float = 1.5e-6
     """An operation, at every replica that applies it."""
-    serve_s: float = 1.2e-6
+    serve_s: float = 1.0e-6
     """An operation, at the replica that its client asks, in addition."""
-    byte_s: float = 1e-9
+    byte_s: float = 2e-9
     """A byte of a frame, at either end."""
-    client_frame_s: float = 90e-6
-    client_operation_s: float = 5e-6
+    client_frame_s: float = 50e-6
+    client_operation_s: float = 3e-6
     """At the client."""
-    sync_s: float = 500e-6
+    sync_s: float = 700e-6
     """A commit of the log to the disk."""
+    commit_s: float = 245e-6
+    """Its processor time, which is part of it."""
     misfit: float = 0.0
     """The root mean square of how far the fit is off, as a share of the processor time."""
     measured: str = ""
@@ -97,6 +109,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     applied: float
     served: float
     bytes: float
+    commits: float = 0.0
 
 
 class ClientSample(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,19 +120,22 @@ class ClientSample(msgspec.Struct, frozen=True, kw_only=True):
     operations: float
 
 
-def fit(samples: Sequence[Sample], clients: Sequence[ClientSample], syncs_s: Sequence[float]) -> Costs:
+def fit(samples: Sequence[Sample], clients: Sequence[ClientSample], syncs_s: Sequence[float], frame_s: float) -> Costs:
     """Costs from what was counted. Pure, but for the machine and the date. Raises `ValueError` without samples."""
     if not samples or not clients or not syncs_s:
         raise ValueError("nothing was measured")
-    names = ("turns", "frames", "messages", "applied", "served", "bytes")
-    found, misfit = _solve(
-        [[getattr(each, name) for name in names] for each in samples], [s.processor_s for s in samples]
+    names = ("turns", "messages", "applied", "served", "bytes", "commits")
+    rows = [[*(float(getattr(each, name)) for name in names), 1.0] for each in samples]
+    # Frames cannot have taken it all, whatever they took between two transports that did nothing else.
+    rest = [max(each.processor_s - each.frames * frame_s, each.processor_s / 10) for each in samples]
+    found, misfit = _solve(rows, rest)
+    at_client, _ = _solve(
+        [[each.frames, each.operations, 1.0] for each in clients], [each.processor_s for each in clients]
     )
-    at_client, _ = _solve([[each.frames, each.operations] for each in clients], [each.processor_s for each in clients])
-    turn, frame, message, apply, serve, byte = found
+    turn, message, apply, serve, byte, commit, _idle = found
     return Costs(
         turn_s=turn,
-        frame_s=frame,
+        frame_s=frame_s,
         message_s=message,
         apply_s=apply,
         serve_s=serve,
@@ -127,6 +143,7 @@ def fit(samples: Sequence[Sample], clients: Sequence[ClientSample], syncs_s: Seq
         client_frame_s=at_client[0],
         client_operation_s=at_client[1],
         sync_s=statistics.median(syncs_s),
+        commit_s=commit,
         misfit=misfit,
         measured=timestamp(),
         machine=this_machine(),
@@ -146,24 +163,26 @@ def _solve(rows: list[list[float]], totals: list[float]) -> tuple[list[float], f
 
 
 async def calibrate(seconds: float = SECONDS) -> Costs:
-    """Measure on this machine; takes some ten times ``seconds``. Raises `ClusterError`."""
+    """Measure on this machine; takes some twenty times ``seconds``. Raises `ClusterError`."""
+    frame_s = sum(await asyncio.to_thread(measure_frames, seconds)) / 2e6
     samples: list[Sample] = []
     clients: list[ClientSample] = []
     syncs_s: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="synod-calibrate-") as folder:
-        cluster = await asyncio.to_thread(
-            Cluster.create, Path(folder) / "cluster", base_port=0, node={"sync_mode": "inline"}
-        )
-        try:
-            await asyncio.to_thread(cluster.up)
-            for in_flight, size in LOADS:
-                part, client, sync_s = await _load(cluster, in_flight, size, seconds)
-                samples += part
-                clients.append(client)
-                syncs_s.append(sync_s)
-        finally:
-            await asyncio.to_thread(cluster.down)
-    return fit(samples, clients, syncs_s)
+    for replicas in SIZES:
+        with tempfile.TemporaryDirectory(prefix="synod-calibrate-") as folder:
+            cluster = await asyncio.to_thread(
+                Cluster.create, Path(folder) / "cluster", replicas=replicas, base_port=0, node={"sync_mode": "inline"}
+            )
+            try:
+                await asyncio.to_thread(cluster.up)
+                for in_flight, size in LOADS:
+                    part, client, sync_s = await _load(cluster, in_flight, size, seconds)
+                    samples += part
+                    clients.append(client)
+                    syncs_s.append(sync_s)
+            finally:
+                await asyncio.to_thread(cluster.down)
+    return fit(samples, clients, syncs_s, frame_s)
 
 
 async def _load(
@@ -225,4 +244,5 @@ def sample_between(before: Reading, after: Reading) -> Sample:
         applied=grown("operations_applied_total"),
         served=served,
         bytes=grown("peer_bytes_sent") + grown("peer_bytes_received"),
+        commits=grown("log_syncs"),
     )

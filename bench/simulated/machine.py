@@ -258,6 +258,7 @@ class Machine:
         if self._inline:
             # The processor waits for its disk.
             self.syncs += 1
+            self.busy_s += self._costs.commit_s
             self._free_at = max(self._free_at, at) + (self._costs.sync_s if self._durable else 0.0)
             self.world.at(self._free_at, self._synced, group)
         elif not self._syncing:
@@ -268,6 +269,7 @@ class Machine:
         """The writer takes all groups that have accumulated."""
         last = self._unsynced[-1]
         self.syncs += 1
+        self.busy_s += self._costs.commit_s
         self.world.after(self._costs.sync_s if self._durable else 0.0, self._synced, last)
 
     def _synced(self, group: int) -> None:

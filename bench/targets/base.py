@@ -94,6 +94,10 @@ class Target(ABC):
         """What the replicas of a simulated target used in its latest run."""
         return []
 
+    def note(self) -> str:
+        """What the manifest is to say of it; empty for nothing."""
+        return ""
+
     def network(self) -> Network | None:
         """The network of a simulated target."""
         return None

@@ -81,6 +81,21 @@ class SimulatedTarget(SynodTarget):
         except (SimulationLimit, RunawayWorld) as error:
             raise TargetError(str(error)) from None
 
+    def note(self) -> str:
+        costs = self.costs
+        figures = ", ".join(
+            f"{name.removesuffix('_s').replace('_', ' ')} {getattr(costs, name) * 1e6:.4g}"
+            for name in costs.__struct_fields__
+            if name.endswith("_s")
+        )
+        origin = (
+            f"measured {costs.measured} on {costs.machine.processor or costs.machine.architecture}, "
+            f"misfit {costs.misfit:.0%}"
+            if costs.measured
+            else "the defaults: nothing was measured here (`synod bench calibrate`)"
+        )
+        return f"Simulated runs take things to cost, in µs of one processor: {figures} ({origin})."
+
     def used(self) -> list[Resources]:
         assert self._simulation is not None
         return self._simulation.resources

@@ -1,5 +1,6 @@
 """Benchmarks in virtual time: what they cost, whom they wait for, and that they are judged like any other."""
 
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,8 @@ def test_the_target_says_that_it_is_simulated_with_which_costs_and_refuses_fault
     described = target.describe()
     assert (described.simulated, described.label, described.replicas) == (True, "multipaxos, simulated", 9)
     assert described.node["costs"]["sync_s"] == Costs().sync_s
+    assert "nothing was measured here" in target.note()
+    assert f"sync {Costs().sync_s * 1e6:.4g}" in target.note()
     workload = parse_workload(WRITES)
     assert "nothing fails" in target.refusal(workload, [{"kind": "kill"}])
     assert target.refusal(workload, []) == ""
@@ -155,26 +158,32 @@ def test_the_target_says_that_it_is_simulated_with_which_costs_and_refuses_fault
 
 def test_costs_are_found_again_in_what_they_caused():
     true = Costs(turn_s=50e-6, frame_s=80e-6, message_s=5e-6, apply_s=2e-6, serve_s=1e-6, byte_s=2e-9)
-    counts = [
-        (500, 2000, 2000, 500, 500, 100_000), (500, 1000, 1000, 500, 0, 100_000),
-        (300, 1200, 1300, 30_000, 30_000, 4e6),
-        (280, 600, 650, 30_000, 0, 4e6), (900, 2600, 9000, 9000, 9000, 4e7), (700, 1300, 4000, 9000, 0, 4e7),
-        (400, 800, 4000, 64_000, 0, 9e6),
-    ]  # fmt: skip
-    samples = [
-        Sample(
-            processor_s=turns * true.turn_s + frames * true.frame_s + messages * true.message_s
-            + applied * true.apply_s + served * true.serve_s + size * true.byte_s,
-            turns=turns, frames=frames, messages=messages, applied=applied, served=served, bytes=size,
+    draw = random.Random(5)
+    samples = []
+    for _ in range(24):
+        turns, frames, messages = draw.uniform(100, 1000), draw.uniform(200, 3000), draw.uniform(300, 9000)
+        applied, size, commits = draw.uniform(200, 60_000), draw.uniform(1e5, 4e7), draw.uniform(80, 300)
+        served = applied if draw.random() < 0.4 else 0.0
+        spent = turns * true.turn_s + frames * true.frame_s + messages * true.message_s + commits * true.commit_s
+        spent += applied * true.apply_s + served * true.serve_s + size * true.byte_s
+        samples.append(
+            Sample(
+                processor_s=spent + 0.08,  # what it uses without being asked anything
+                turns=turns,
+                frames=frames,
+                messages=messages,
+                applied=applied,
+                served=served,
+                bytes=size,
+                commits=commits,
+            )
         )
-        for turns, frames, messages, applied, served, size in counts
-    ]  # fmt: skip
     clients = [
         ClientSample(processor_s=frames * 90e-6 + operations * 5e-6, frames=frames, operations=operations)
-        for frames, operations in ((500, 500), (300, 30_000))
+        for frames, operations in ((500, 500), (300, 30_000), (900, 2000))
     ]
-    found = fit(samples, clients, [0.002, 0.001, 0.004])
-    for name in ("turn_s", "frame_s", "message_s", "apply_s", "serve_s", "byte_s"):
+    found = fit(samples, clients, [0.002, 0.001, 0.004], true.frame_s)
+    for name in ("turn_s", "frame_s", "message_s", "apply_s", "serve_s", "byte_s", "commit_s"):
         assert getattr(found, name) == pytest.approx(getattr(true, name), rel=0.02), name
     assert found.client_frame_s == pytest.approx(90e-6)
     assert found.client_operation_s == pytest.approx(5e-6)
@@ -185,7 +194,7 @@ def test_costs_are_found_again_in_what_they_caused():
 
 def test_without_a_measurement_there_are_no_costs():
     with pytest.raises(ValueError, match="nothing was measured"):
-        fit([], [], [])
+        fit([], [], [], 0.0)
 
 
 def test_costs_are_read_from_their_file_and_a_broken_one_is_refused(tmp_path, monkeypatch):
