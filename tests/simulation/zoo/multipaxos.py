@@ -23,6 +23,7 @@ CAUGHT_BY = {
 }
 
 RARE = {
+    "log completion matched by slot only",
     "gaps never filled",
     "any vote adopted",
     "phase 1b counted before it is whole",
