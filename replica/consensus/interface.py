@@ -553,7 +553,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_mark: bytes = b""
     """What was said about that snapshot when it was taken (`Protocol.snapshot_mark`)."""
     voting: bool = True
-    """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign."""
+    """False until this replica has been admitted by its peers: it may learn, but must not promise, vote or campaign,
+    nor mint anything: its id may have been that of another disk, whose incarnations began at 1 as well."""
     registers: Registers | None = None
     """The meaning of records, for protocols that declare ``registers``."""
     objects: Objects | None = None

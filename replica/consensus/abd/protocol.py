@@ -189,6 +189,11 @@ class Abd(Protocol):
         if touched is None or len(keys) != 1 or touched.ranges or touched.written_ranges:
             effects.rejections.append(Reject(command, Reason.UNSUPPORTED, True))
             return
+        if not self._voting:
+            # Another disk may have minted stamps under this id: until the peers have taken this one on record, none may
+            # be minted here.
+            effects.rejections.append(Reject(command, Reason.NOT_LEADER, True))
+            return
         if len(self._works) >= self._options.queue_max:
             effects.rejections.append(Reject(command, Reason.OVERLOADED, True))
             return
@@ -201,9 +206,8 @@ class Abd(Protocol):
             self._using[work.key] = (used, count + 1)
         wanted = Wanted(request, work.key, work.reads)
         self._wanted.append(wanted)
-        if self._voting:
-            ticket, own = self._find(wanted)
-            self._vote(ticket, own, request, effects)
+        ticket, own = self._find(wanted)
+        self._vote(ticket, own, request, effects)
 
     def _heard(self, sender: ReplicaId, found: Found, effects: Effects) -> None:
         """Somebody has told what it holds."""
@@ -249,8 +253,7 @@ class Abd(Protocol):
         work.asked = self._now
         kept = Kept(work.request, work.key, work.stamp, work.record)
         self._kept.append(kept)
-        if self._voting:
-            self._vote(self._hold(kept), None, work.request, effects)
+        self._vote(self._hold(kept), None, work.request, effects)
 
     def _is_stored(self, sender: ReplicaId, request: int, effects: Effects) -> None:
         work = self._works.get(request)
