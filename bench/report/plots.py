@@ -26,6 +26,9 @@ WIDTH: Final = 8.6
 
 CDF_POINTS: Final = 400
 
+PROCESSES_MAX: Final = 8
+"""Of one target that are shown singly; the busiest."""
+
 
 def _bounds(found: Estimate) -> tuple[float, float]:
     return (
@@ -459,9 +462,18 @@ def resources(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
         if run is None:
             continue
         seconds = (run.measured_s[1] - run.measured_s[0]) or 1.0
+        busiest = sorted(run.resources, key=lambda each: -(each.cpu_user_s + each.cpu_system_s))
+        shown = {each.name for each in busiest[:PROCESSES_MAX]}
+        rest = [each for each in run.resources if each.name not in shown]
         for used in run.resources:
-            role = f" ({used.role})" if used.role else ""
-            rows.append((f"{label}: {used.name}{role}", used.cpu_user_s / seconds, used.cpu_system_s / seconds, label))
+            if used.name in shown:
+                role = f" ({used.role})" if used.role and not used.name.startswith(used.role) else ""
+                name = f"{label}: {used.name}{role}"
+                rows.append((name, used.cpu_user_s / seconds, used.cpu_system_s / seconds, label))
+        if rest:
+            means = [sum(getattr(each, name) for each in rest) / len(rest) for name in ("cpu_user_s", "cpu_system_s")]
+            name = f"{label}: mean of the {len(rest)} others"
+            rows.append((name, means[0] / seconds, means[1] / seconds, label))
     with figure(WIDTH, 1.4 + 0.32 * max(2, len(rows))) as (made, grid):
         axes = grid[0][0]
         for row, (_, user, system, label) in enumerate(rows):

@@ -17,7 +17,7 @@ from bench.report.compare import Side, compare, incomparable, unpaired_ratio
 from bench.report.style import Palette, rendered
 from bench.report.why import explain
 from bench.report.words import interval, verdict_text
-from bench.results import Estimate, RunVerdict, read_folder
+from bench.results import Estimate, Resources, RunVerdict, read_folder
 from tests.unit.bench.folders import (
     availability,
     changed,
@@ -168,6 +168,15 @@ def test_bars_by_region_have_a_prediction_where_there_is_one(tmp_path):
     picture = plots.regions(view, Palette(view.labels), "")
     assert len([line for line in picture.axes[0].lines if line.get_linestyle() == "--"]) == 2
     assert "latency, ms" in texts(picture)
+
+
+def test_of_many_replicas_the_busiest_are_shown_and_the_others_summed_up(tmp_path):
+    used = [Resources(name=f"replica {n}", role="follower", cpu_user_s=n / 10) for n in range(1, 100)]
+    [view] = views_of(tmp_path, [run_result("x", "a", resources=used)])
+    axes = plots.resources(view, Palette(view.labels), "").axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[:-1] == [f"a: replica {n} (follower)" for n in range(92, 100)]
+    assert names[-1] == "a: mean of the 91 others"
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

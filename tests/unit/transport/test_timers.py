@@ -82,3 +82,16 @@ def test_the_resolution_is_that_of_the_kernel_where_it_has_such_timers():
         return resolution_s
 
     assert asyncio.run(main()) == (FINE_S if sys.platform == "linux" else COARSE_S)
+
+
+@pytest.mark.parametrize("new_loop", LOOPS)
+def test_a_timer_that_is_set_later_and_due_earlier_does_not_wait(new_loop):
+    async def main() -> Any:
+        timers = FineTimers(asyncio.get_running_loop())
+        timers.call_later(3600.0, lambda: None)
+        async with asyncio.timeout(60):
+            await timers.sleep(0.001)
+        timers.close()
+        return True
+
+    assert run(new_loop, main())
