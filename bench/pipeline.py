@@ -190,7 +190,9 @@ async def _lead(folder: str, sync: bool, followers: list[int], ports: Connection
             decided = number
 
 
-def _process(role: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+def _process(own_session: bool, role: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    if own_session:
+        os.setsid()
     _run_loop(lambda: role(*arguments))
 
 
@@ -280,9 +282,12 @@ async def _load(port: int, in_flight: int, seconds: float, value_bytes: int) -> 
 class Pipeline:
     """The three processes. Their data lies in ``folder``, which must be on the disk and not in memory."""
 
-    def __init__(self, folder: str, *, sync: bool = True) -> None:
+    def __init__(self, folder: str, *, sync: bool = True, own_sessions: bool = False) -> None:
+        """With ``own_sessions`` each process is a session of its own, as the replicas of a cluster are: Linux divides
+        the processor among sessions first."""
         self._folder = folder
         self._sync = sync
+        self._own_sessions = own_sessions
         self._processes: list[Any] = []
         self.port = 0
         """Where the leader serves clients, once it is started."""
@@ -294,10 +299,14 @@ class Pipeline:
         for name in ("follower-1", "follower-2"):
             here, there = context.Pipe()
             arguments = (_follow, os.path.join(self._folder, name), self._sync, there)
-            followers.append(self._begin(context.Process(target=_process, args=arguments, daemon=True), here))
+            followers.append(
+                self._begin(context.Process(target=_process, args=(self._own_sessions, *arguments), daemon=True), here)
+            )
         here, there = context.Pipe()
         leading = (_lead, os.path.join(self._folder, "leader"), self._sync, followers, there)
-        self.port = self._begin(context.Process(target=_process, args=leading, daemon=True), here)
+        self.port = self._begin(
+            context.Process(target=_process, args=(self._own_sessions, *leading), daemon=True), here
+        )
 
     def _begin(self, process: Any, ports: Any) -> int:
         process.start()

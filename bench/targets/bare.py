@@ -42,7 +42,7 @@ class BareTarget(Target):
         return ""
 
     def start(self, folder: Path) -> None:
-        self._pipeline = Pipeline(str(folder), sync=self.shape.durability == "sync")
+        self._pipeline = Pipeline(str(folder), sync=self.shape.durability == "sync", own_sessions=True)
         self._pipeline.start()
 
     def url(self, region: str) -> str:
