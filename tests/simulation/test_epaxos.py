@@ -1,0 +1,63 @@
+"""EPaxos in the deterministic world: sound under faults. Its planted bugs live in the zoo.
+
+A thousand seeds, with what they covered, are a command:
+`synod simulate --protocol epaxos --replicas 3 --seeds 0:1000 --jobs 2`.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from replica.consensus.epaxos import PROTOCOL
+from replica.simulation import PROFILES, run
+from replica.simulation.survey import Survey, expected
+
+CHUNK = 6
+
+
+@pytest.mark.parametrize(("replicas", "first"), [(3, 0), (3, 6), (5, 0)])
+def test_all_faults_leave_it_sound(replicas, first):
+    survey = Survey()
+    for seed in range(first, first + CHUNK):
+        survey.add(run(seed, PROTOCOL, replicas))
+    assert not survey.shortcomings(PROFILES["all"], 500)
+
+
+@pytest.mark.parametrize(
+    "options", [{"batch_max": 1}, {"window_instances": 1}, {"e": 0}, {"recovery_s": 0.05}], ids=str
+)
+def test_other_options_leave_it_sound(options):
+    for seed in range(2):
+        run(seed, PROTOCOL, 3, options=options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("replicas", [3, 5])
+def test_a_thousand_seeds_are_clean_and_cover_every_fault(replicas):
+    survey = Survey()
+    for seed in range(1000):
+        survey.add(run(seed, PROTOCOL, replicas))
+    assert not survey.shortcomings(PROFILES["all"], 500)
+    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas))
+
+
+def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():
+    program = (
+        "from replica.consensus.epaxos import PROTOCOL\n"
+        "from replica.simulation import run\n"
+        "print(run(17, PROTOCOL, 3).digest)"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("0", "4711")
+    }
+    assert len(digests) == 1
