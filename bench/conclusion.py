@@ -27,8 +27,6 @@ def conclusion(folder: Folder) -> tuple[str, bool]:
         return f"VERDICT: {len(failed)} of {len(folder.runs)} runs failed: {failed[0].id}: {reason}", False
     counts = {answer: sum(run.verdict.answer == answer for run in folder.runs) for answer in _ANSWERS}
     said = ", ".join(f"{count} {_ANSWERS[answer]}" for answer, count in counts.items() if count)
-    agree = sum(run.verdict.digests == "agree" for run in folder.runs)
-    return (
-        f"VERDICT: of {len(folder.runs)} runs {said or 'none was judged'}; replicas agree at the end of {agree}",
-        True,
-    )
+    compared = sum(run.verdict.digests != "not compared" for run in folder.runs)
+    agreed = f"; at the end the replicas agreed in all {compared} that could be compared" if compared else ""
+    return f"VERDICT: of {len(folder.runs)} runs {said or 'none was judged'}{agreed}", True

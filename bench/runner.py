@@ -55,6 +55,8 @@ INTERLEAVED: Final = (
     "the same machine and, unless a label says otherwise, with the same durability."
 )
 
+STALLED_STEPS: Final = 2
+
 CEILING_SECONDS: Final = 1.0
 CEILING_WARM_UP_S: Final = 0.3
 
@@ -125,7 +127,8 @@ class _Bench:
         self._target: Target | None = None
         self._deployed = ""
         self._scratch: Path | None = None
-        self._saturated: dict[tuple[str, str, int], float] = {}
+        self._saturated: set[tuple[str, str, int]] = set()
+        self._stalled: dict[tuple[str, str, int], int] = {}
         self._best: dict[tuple[str, str, int], float] = {}
         self._checked: set[str] = set()
         self._manifest = self._open_manifest(planned)
@@ -161,6 +164,8 @@ class _Bench:
         self._save()
         done = self._done()
         waiting = [plan for plan in self._plans if plan.id not in done]
+        for run in results.read_folder(self._folder).runs:
+            self._note_step(run)
         ceilings = self._missing_ceilings(waiting) if self._settings.ceilings else []
         for skip in self._manifest.skipped:
             self._watcher.says(f"skipped: {skip.experiment}, {skip.label}: {skip.reason}")
@@ -207,10 +212,7 @@ class _Bench:
             await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     def _done(self) -> set[str]:
-        found = results.read_folder(self._folder)
-        for run in found.runs:
-            self._note_step(run)
-        return {run.id for run in found.runs if run.failure is None}
+        return {run.id for run in results.read_folder(self._folder).runs if run.failure is None}
 
     def _save(self) -> None:
         results.write_manifest(self._folder, self._manifest)
@@ -234,7 +236,10 @@ class _Bench:
         self._watcher.ended(run, plan.seconds)
 
     def _note_step(self, run: RunResult) -> None:
-        """A search for saturation ends where throughput stops growing, or where the latency passes the bound."""
+        """A search for saturation ends where throughput stops growing, or where the latency passes the bound.
+
+        It takes `STALLED_STEPS` in a row, so that one bad moment of the machine does not end it.
+        """
         experiment = next((each for each in self._suite.experiments if each.name == run.experiment), None)
         steps = experiment.load.saturation if experiment is not None else None
         if steps is None or run.failure is not None:
@@ -242,8 +247,10 @@ class _Bench:
         place = (run.experiment, run.deployment.label, run.repetition)
         best = self._best.get(place, 0.0)
         slow = steps.p99_ms and run.summary.p99_ms > steps.p99_ms
-        if slow or (best and run.summary.throughput < best * (1 + steps.gain)):
-            self._saturated[place] = run.summary.throughput
+        stalled = bool(best) and run.summary.throughput < best * (1 + steps.gain)
+        self._stalled[place] = self._stalled.get(place, 0) + 1 if stalled else 0
+        if slow or self._stalled[place] >= STALLED_STEPS:
+            self._saturated.add(place)
         self._best[place] = max(best, run.summary.throughput)
 
     # ---------------------------------------------------------------------------------------------------- ceilings

@@ -75,7 +75,7 @@ class Saturation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     factor: float = 2.0
     last: float = 1024
     gain: float = 0.05
-    """A step that adds less than this share of throughput is the last."""
+    """The second step in a row that adds less than this share of throughput is the last."""
     p99_ms: float = 0.0
     """A step whose 99th percentile is above this is the last; 0: no bound."""
 

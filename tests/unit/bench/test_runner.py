@@ -1,0 +1,89 @@
+"""What the runner decides between runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.conclusion import conclusion
+from bench.planning import plan_suite
+from bench.results import Deployment, Failure, Folder, Manifest, Point, RunResult, RunVerdict, Summary
+from bench.runner import Settings, _Bench
+from bench.suite import parse_suite
+
+
+class Silent:
+    """A watcher that keeps what it is told to itself."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+def a_bench(folder: Any, saturation: dict[str, Any]) -> _Bench:
+    suite = parse_suite(
+        {
+            "name": "test",
+            "targets": [{"protocol": "multipaxos"}],
+            "experiments": [{"name": "one", "load": {"saturation": saturation}}],
+        }
+    )
+    watcher: Any = Silent()
+    return _Bench(suite, plan_suite(suite), Settings(folder=folder), watcher)
+
+
+def a_run(throughput: float = 1.0, p99_ms: float = 1.0, **fields: Any) -> RunResult:
+    return RunResult(
+        id="run",
+        experiment="one",
+        deployment=Deployment(target="synod", label="multipaxos"),
+        point=Point(axis="load.in_flight", value=1),
+        summary=Summary(operations=1, throughput=throughput, p99_ms=p99_ms),
+        **fields,
+    )
+
+
+@pytest.mark.parametrize(
+    ("throughputs", "ended"),
+    [
+        ([100, 200, 400, 800], [False, False, False, False]),
+        ([100, 200, 150, 400], [False, False, False, False]),
+        ([100, 200, 203, 204], [False, False, False, True]),
+    ],
+)
+def test_a_search_for_saturation_ends_at_the_second_step_that_brings_nothing(tmp_path, throughputs, ended):
+    bench = a_bench(tmp_path, {})
+    seen = []
+    for throughput in throughputs:
+        bench._note_step(a_run(throughput))
+        seen.append(bool(bench._saturated))
+    assert seen == ended
+
+
+def test_a_search_for_saturation_ends_where_the_latency_passes_its_bound(tmp_path):
+    bench = a_bench(tmp_path, {"p99_ms": 50.0})
+    bench._note_step(a_run(100, 49.0))
+    assert not bench._saturated
+    bench._note_step(a_run(200, 51.0))
+    assert bench._saturated
+
+
+def concluded(*runs: RunResult) -> tuple[str, bool]:
+    return conclusion(Folder(path=Path(), manifest=Manifest(name="x"), runs=list(runs), missing=[], problems=[]))
+
+
+def test_the_conclusion_is_good_only_when_nothing_was_wrong_and_nothing_failed():
+    fine = a_run(verdict=RunVerdict(answer="ok", digests="agree"))
+    assert concluded(fine)[1]
+    sentence, good = concluded(fine, a_run(verdict=RunVerdict(answer="violation", reason="lost")))
+    assert not good
+    assert "WRONG in 1 of 2 runs" in sentence
+    assert not concluded(fine, a_run(verdict=RunVerdict(answer="ok", digests="differ")))[1]
+    assert not concluded(fine, a_run(failure=Failure(reason="gone")))[1]
+
+
+def test_what_was_not_decided_or_does_not_apply_is_not_called_linearizable():
+    sentence, _ = concluded(
+        a_run(verdict=RunVerdict(answer="unknown")), a_run(verdict=RunVerdict(answer="not applicable"))
+    )
+    assert "1 undecided, 1 not applicable" in sentence
+    assert "linearizable" not in sentence
