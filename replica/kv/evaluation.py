@@ -20,6 +20,7 @@ from .operations import (
     LEASES_LISTED_MAX,
     RESULT_BYTES_MAX,
     SYSTEM_PREFIX,
+    AboutLeases,
     Add,
     Added,
     AnyResult,
@@ -100,7 +101,7 @@ class Evaluation:
                 result: AnyResult = self._transaction(operation)
             elif isinstance(operation, Compact):
                 result = self._compact(operation)
-            elif isinstance(operation, _LEASE_OPERATIONS):
+            elif isinstance(operation, AboutLeases):
                 result = self._lease(operation)
             else:
                 result = self._simple(operation)
@@ -395,9 +396,6 @@ class Evaluation:
                 f"revision {revision} has been compacted away: the oldest that can be read is {history.compacted}",
                 history.compacted,
             )
-
-
-_LEASE_OPERATIONS: Final = (GrantLease, KeepAlive, RevokeLease, DescribeLease, ListLeases)
 
 
 def _key_of(item: KeyValue) -> bytes:

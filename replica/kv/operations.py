@@ -208,7 +208,11 @@ class CloseSession(Operation, frozen=True, gc=False, tag=10):
     session: Number
 
 
-class GrantLease(Operation, frozen=True, gc=False, tag=11):
+class AboutLeases(Operation, frozen=True, gc=False):
+    """Base of the operations on leases."""
+
+
+class GrantLease(AboutLeases, frozen=True, gc=False, tag=11):
     """Begin a lease that lives for ``ttl_ms`` from its last renewal on, under the id ``lease`` (0: the store chooses).
 
     Leases take no revision: they are no keys. What a lease's time means is the business of whoever proposes its end;
@@ -219,13 +223,13 @@ class GrantLease(Operation, frozen=True, gc=False, tag=11):
     lease: Number = 0
 
 
-class KeepAlive(Operation, frozen=True, gc=False, tag=12):
+class KeepAlive(AboutLeases, frozen=True, gc=False, tag=12):
     """Renew a lease: it has its full time again, and a new ``renewal``."""
 
     lease: Number
 
 
-class RevokeLease(Operation, frozen=True, gc=False, tag=13):
+class RevokeLease(AboutLeases, frozen=True, gc=False, tag=13):
     """End a lease and delete its keys, all at one revision.
 
     With ``if_renewal``, only if nobody has renewed it since the renewal of that number: so leases expire, by a proposal
@@ -236,14 +240,14 @@ class RevokeLease(Operation, frozen=True, gc=False, tag=13):
     if_renewal: Number | None = None
 
 
-class DescribeLease(Operation, frozen=True, gc=False, tag=14):
+class DescribeLease(AboutLeases, frozen=True, gc=False, tag=14):
     """Read what is known of a lease; with ``names``, its keys, too."""
 
     lease: Number
     names: bool = False
 
 
-class ListLeases(Operation, frozen=True, gc=False, tag=15):
+class ListLeases(AboutLeases, frozen=True, gc=False, tag=15):
     """Read the leases with ids behind ``after``, at most ``limit`` (0: as many as an answer holds)."""
 
     after: Number = 0

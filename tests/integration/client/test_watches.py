@@ -16,6 +16,7 @@ from replica.client import (
     LeaseExists,
     LeaseLost,
     LeaseUnknown,
+    Unsupported,
     connect_async,
 )
 from replica.client.grpc_port import GrpcAttachment, GrpcPort
@@ -375,3 +376,21 @@ async def test_leases_outlive_a_change_of_leaders_while_they_are_renewed_and_end
             await cluster.start(leader.config.replica)
             await cluster.ready()
             await cluster.agree()
+
+
+async def test_where_changes_are_ordered_key_by_key_watches_and_leases_are_refused_and_it_is_said_why(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await cluster.ready()
+        async with connect_async(endpoints(cluster), timeout_s=60) as store:
+            async with asyncio.timeout(60):
+                with pytest.raises(Unsupported) as refused:
+                    await store.watch().next()
+                assert "one order" in refused.value.reason
+                for refuse in (store.lease(10), store.lock("x").acquire(), store.renew_lease(1)):
+                    with pytest.raises(Unsupported):
+                        await refuse
+                await store.put("a", "1")
+                item = await store.get("a")
+    assert item is not None
+    assert item.value == b"1"
