@@ -19,8 +19,8 @@ from typing import Any
 
 from replica.consensus.epaxos import PROTOCOL
 from replica.consensus.epaxos.interference import Touch, touch_of
-from replica.consensus.epaxos.messages import Dependencies
-from replica.consensus.interface import Command, Footprint, PeerReset, Proposed, ProtocolSpec
+from replica.consensus.epaxos.messages import Accept, Commit, Dependencies, PreAccept, PreAccepted
+from replica.consensus.interface import Command, Footprint, Message, PeerReset, Proposed, ProtocolSpec
 from replica.storage.coordinator import Anchor, Turn
 
 from .story import Replica, Story
@@ -419,3 +419,74 @@ class Turmoil:
         covered = all(frontier.get(name, 0) >= position for name, position in wish.frontier.items())
         if not (other.up and covered and peer.install_from(other)):
             peer.snapshot_unavailable(wish.peer)
+
+
+class Ambush:
+    """Random schedules about one contested instance: it is proposed, and then recovered again and again.
+
+    Each recovery is heard by some only, and what it asks to be voted for, or has decided, is lost on the way to some;
+    in between replicas crash and come back. A run is short, so that many fit where `Turmoil` has one: the mistakes that
+    a recovery can make take four ballots in a row that few other schedules contain.
+    """
+
+    def __init__(self, seed: int, *, n: int = 5, spec: ProtocolSpec = PROTOCOL) -> None:
+        self.dice = random.Random(f"ambush {seed}")
+        self.story = Gathering(n, spec=spec, seed=seed)
+
+    def run(self, recoveries: int = 10) -> None:
+        """Propose, recover so many times, then let everything heal."""
+        story, dice = self.story, self.dice
+        leaders = dice.sample(story.peers, dice.choice((1, 1, 2)))
+        for leader in leaders:
+            self.hear(kinds=(PreAccept, PreAccepted, Accept, Commit))
+            leader.propose_commands(write(b"of %d" % leader.id, b"x"))
+            story.settle()
+        for _ in range(recoveries):
+            for peer in story.peers:
+                if peer.up and dice.random() < 0.08:
+                    peer.crash(state_survives=dice.random() < 0.7)
+                elif not peer.up and dice.random() < 0.6:
+                    peer.start()
+            story.wires.clear()
+            self.hear(kinds=dice.choice(((Accept, Commit), (Commit,))))
+            self.recover(dice.choice(story.peers), dice.choice(leaders))
+            story.settle()
+        story.lose = lambda sender, to, message: False
+        latest = max(peer.clock for peer in story.peers)
+        for peer in story.peers:
+            peer.clock = latest
+            if not peer.up:
+                peer.start()
+        for peer in story.peers:
+            peer.propose_commands(write(b"probe %d" % peer.id, b"x"))
+        for _ in range(60):
+            story.wait(0.5)
+            if all(peer.image.executed == story.peers[0].image.executed for peer in story.peers) and (
+                len(story.peers[0].image.log) >= len(story.peers)
+            ):
+                break
+        else:
+            raise AssertionError(f"no progress after everything healed: {[p.core.status() for p in story.peers]}")
+        story.judge_visibility()
+
+    def hear(self, kinds: tuple[type[Message], ...]) -> None:
+        """From now on only some hear each other, and messages of these kinds are lost on some links besides."""
+        members = sorted(self.story.replicas)
+        audience = set(self.dice.sample(members, self.dice.randrange(2, len(members) + 1)))
+        chance = self.dice.choice((0.5, 0.9, 1.0))
+        cut = {(kind, a, b) for kind in kinds for a in members for b in members if self.dice.random() < chance}
+        self.story.lose = lambda sender, to, message: (
+            sender not in audience or to not in audience or (type(message), sender, to) in cut
+        )
+
+    def recover(self, peer: Peer, leader: Peer) -> None:
+        """Let time pass at one replica until it recovers the instance."""
+        if not peer.up or peer.inner._instances.has_executed(leader.id, 1):
+            return
+        peer.inner._recovery._meet((leader.id, 1))
+        begun = peer.core.status().counters.get("recoveries", 0)
+        for _ in range(200):
+            peer.clock += 0.1
+            peer.step()
+            if peer.core.status().counters.get("recoveries", 0) > begun:
+                return

@@ -10,7 +10,7 @@ from replica.consensus.epaxos import PROTOCOL
 from replica.consensus.epaxos.planted import planted
 from replica.consensus.interface import ProtocolSpec
 
-from .egalitarian import Turmoil
+from .egalitarian import Ambush, Turmoil
 
 SEEDS = 6
 STEPS = 1200
@@ -48,7 +48,22 @@ def test_many_schedules(n):
     run_seeds(range(1000, 1500), n=n)
 
 
+def run_ambushes(seeds: Iterable[int], spec: ProtocolSpec = PROTOCOL, *, n: int = 5) -> None:
+    for seed in seeds:
+        Ambush(seed, n=n, spec=spec).run()
+
+
+@pytest.mark.parametrize("n", [3, 5])
+def test_an_instance_that_is_recovered_again_and_again_is_decided_once(n):
+    run_ambushes(range(25), n=n)
+
+
+def test_contested_recoveries_find_the_single_ballot():
+    with pytest.raises(AssertionError, match="agreement"):
+        run_ambushes(range(200), planted("single-ballot recovery"))
+
+
 @pytest.mark.slow
-def test_random_schedules_find_the_single_ballot():
-    with pytest.raises(AssertionError):
-        run_seeds(range(2000), planted("single-ballot recovery"), n=5)
+@pytest.mark.parametrize("n", [3, 4, 5, 7])
+def test_many_contested_recoveries(n):
+    run_ambushes(range(1000, 2000), n=n)
