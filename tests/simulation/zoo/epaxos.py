@@ -1,27 +1,29 @@
-"""EPaxos: what its publication and its implementations got wrong.
-
-Not here: "single-ballot recovery". It takes four ballots of one instance in a row, each heard by the right few, which
-whole runs hardly ever contain; `tests.unit.consensus.egalitarian.Ambush` draws such schedules and finds it within a
-hundred, and `tests.unit.consensus.test_epaxos` tells the published one as a story.
-"""
+"""EPaxos: what its publication and its implementations got wrong."""
 
 from replica.consensus.epaxos import PROTOCOL
 from replica.consensus.epaxos.planted import BUGS, planted
 from replica.simulation.zoo import Specimen
 
+DIVERGED = {"one value per slot", "one order per key", "invariants of the protocol"}
+
 CAUGHT_BY = {
     "executes ignoring dependencies": {"one order per key", "linearizability"},
-    "vote before its sync": {"one value per slot", "one order per key", "invariants of the protocol"},
-    "instance minted twice": {"one value per slot", "one order per key", "invariants of the protocol"},
+    "single-ballot recovery": DIVERGED,
+    "vote before its sync": DIVERGED,
+    "instance minted twice": DIVERGED,
 }
+
+IMPATIENT = {"single-ballot recovery"}
+"""Shows when an instance is recovered again and again, by one after the other: nobody waits long."""
 
 SPECIMENS = tuple(
     Specimen(
         bug=bug,
-        consequence=BUGS[bug],
-        caught_by=frozenset(checks),
+        consequence=consequence,
+        caught_by=frozenset(CAUGHT_BY[bug]),
         spec=planted(bug),
         sound=PROTOCOL,
+        options={"recovery_s": 0.05} if bug in IMPATIENT else {},
     )
-    for bug, checks in CAUGHT_BY.items()
+    for bug, consequence in BUGS.items()
 )
