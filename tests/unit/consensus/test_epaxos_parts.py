@@ -1,0 +1,137 @@
+"""The parts of EPaxos by themselves: what interferes, what is depended on, and components of a graph."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from replica.consensus.ballots import no_ballot
+from replica.consensus.epaxos.graph import Blocked, Pending, components
+from replica.consensus.epaxos.instance import Instance, Space
+from replica.consensus.epaxos.interference import Conflicts, Touch, touch_of
+from replica.consensus.interface import Command, Footprint
+
+KEYS = [b"a", b"b", b"c", b"d"]
+
+intervals = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from([*KEYS, b""])), max_size=1).map(tuple)
+keys = st.lists(st.sampled_from(KEYS), max_size=2).map(tuple)
+footprints = st.builds(Footprint, reads=keys, writes=keys, ranges=intervals, written_ranges=intervals)
+
+
+def touched(footprint: Footprint) -> tuple[set[bytes], set[bytes]]:
+    """The keys read and written, by looking at each."""
+
+    def within(ranges: tuple[tuple[bytes, bytes], ...]) -> set[bytes]:
+        return {key for key in KEYS for first, last in ranges if first <= key and (not last or key < last)}
+
+    return {*footprint.reads} | within(footprint.ranges), {*footprint.writes} | within(footprint.written_ranges)
+
+
+def touch(footprint: Footprint) -> Touch:
+    return touch_of((Command(b"", footprint=footprint),))
+
+
+@given(footprints, footprints)
+def test_commands_interfere_when_one_writes_what_the_other_touches(one, other):
+    (reads, writes), (other_reads, other_writes) = touched(one), touched(other)
+    expected = bool(writes & (other_reads | other_writes) or other_writes & reads)
+    found = touch(one).interferes(touch(other))
+    assert found == touch(other).interferes(touch(one))
+    assert found or not expected  # intervals may overlap between the keys that are looked at here
+
+
+def test_a_command_without_footprint_interferes_with_everything_that_touches_anything():
+    unknown = touch_of((Command(b""),))
+    assert unknown.interferes(touch(Footprint(reads=(b"a",))))
+    assert unknown.interferes(unknown)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), footprints), max_size=12), footprints)
+def test_dependencies_cover_whatever_interferes(known, asked):
+    conflicts = Conflicts(3)
+    numbers = [0, 0, 0]
+    placed = []
+    for rank, footprint in known:
+        numbers[rank] += 1
+        conflicts.add(rank, numbers[rank], touch(footprint))
+        placed.append((rank, numbers[rank], touch(footprint)))
+    dependencies = [0, 0, 0]
+    conflicts.collect(touch(asked), dependencies)
+    for rank, number, other in placed:
+        assert not touch(asked).interferes(other) or dependencies[rank] >= number
+    assert all(number <= highest for number, highest in zip(dependencies, numbers, strict=True))
+
+
+def test_what_all_have_executed_is_forgotten_and_nothing_else():
+    conflicts = Conflicts(1)
+    for number in range(1, 3001):
+        conflicts.add(0, number, touch(Footprint(writes=(b"%d" % number,))))
+    conflicts.forget([0])
+    conflicts.forget([2999])
+    assert len(conflicts) == 3000
+    conflicts.forget([3000])
+    assert len(conflicts) == 0
+    conflicts.raise_floor([7])
+    dependencies = [0]
+    conflicts.collect(touch(Footprint(writes=(b"1",))), dependencies)
+    assert dependencies == [7]
+
+
+def graph(edges: dict[int, list[int]]) -> dict[int, Instance]:
+    return {number: Instance(1, number, 0, no_ballot(1), ()) for number in edges}
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(st.integers(1, n), max_size=4), min_size=n, max_size=n)))
+def test_components_are_those_of_reachability_each_after_what_it_depends_on(rows):
+    edges = dict(enumerate(rows, 1))
+    nodes = graph(edges)
+    reach = {number: {number} for number in edges}
+    for _ in edges:
+        for number, row in edges.items():
+            for other in row:
+                reach[number] |= reach[other]
+    done: list[set[int]] = []
+    for component in components(nodes[1], lambda node: [nodes[other] for other in edges[node.number]]):
+        found = {node.number for node in component}
+        assert [node.number for node in component] == sorted(found)
+        assert all(found == {other for other in reach[number] if number in reach[other]} for number in found)
+        outside = set().union(*(reach[number] for number in found)) - found
+        assert outside <= set().union(*done)
+        done.append(found)
+    assert set().union(*done) == reach[1]
+
+
+def test_a_chain_may_be_longer_than_any_stack():
+    length = 50_000
+    nodes = graph({number: [] for number in range(1, length + 1)})
+    found = list(components(nodes[length], lambda node: [nodes[node.number - 1]] if node.number > 1 else []))
+    assert [component[0].number for component in found] == list(range(1, length + 1))
+
+
+def test_whatever_reaches_what_is_missing_waits_for_it():
+    nodes = graph({number: [] for number in range(1, 5)})
+    edges = {4: [2, 3], 3: [1], 2: []}
+    found = components(
+        nodes[4], lambda node: (9, 9) if node.number == 1 else [nodes[other] for other in edges[node.number]]
+    )
+    assert [node.number for node in next(found)] == [2]
+    with pytest.raises(Blocked) as blocked:
+        next(found)
+    assert blocked.value.of == (9, 9)
+    assert sorted(blocked.value.names) == [(1, 1), (1, 3), (1, 4)]
+
+
+def test_the_highest_that_writes_a_key_stands_for_those_before_it():
+    space = Space(1, 0)
+    pending = Pending([space])
+    for number in range(1, 6):
+        instance = Instance(1, number, 0, no_ballot(1), (number - 1,))
+        instance.touch = touch(Footprint(writes=(b"a",)) if number != 4 else Footprint(reads=(b"a",)))
+        space.live[number] = instance
+        pending.add(instance)
+    assert [other.number for other in pending.edges(space.live[5])] == [4, 3]
+    assert [other.number for other in pending.edges(space.live[4])] == [3]
+    pending.remove(space.live[3])
+    assert [other.number for other in pending.edges(space.live[4])] == [2]
