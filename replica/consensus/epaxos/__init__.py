@@ -23,8 +23,8 @@ clients are answered then, by the replica that they asked.
 **Dependencies** are one number for each member: everything in that space up to there. An instance depends on what it
 covers *and* interferes with (`interference`), so what lies between costs nothing but that its value must be known. Two
 commands interfere when one writes what the other reads or writes; a batch is the union of its commands, which
-``batch_max = 1`` avoids. What a leader proposes comes after everything it has executed, so nothing that all replicas
-have executed need be remembered by key.
+``batch_max = 1`` avoids. What a leader proposes comes after everything it has executed, so of what all replicas have
+executed no keys need be remembered, only how far it goes.
 
 **Invariants.**
 

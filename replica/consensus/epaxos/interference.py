@@ -6,10 +6,12 @@ footprint, which is taken to write everything.
 
 `Conflicts` remembers for each key and each space the highest instance that writes it and the highest that reads it, and
 so answers what a new command depends on. It may say too much (a dependency is on everything in a space up to a number,
-and a wide command is compared with the highest instance of all), which costs a fast path and never safety. What all
-replicas have executed is forgotten, by generations: while the young one fills the old one stands, until everything in
-it has been executed everywhere. Beyond ``KEYS_MAX`` keys the old generation becomes part of the *floor* instead: from
-then on every command depends on it.
+and a wide command is compared with the highest instance of all), which costs a fast path and never safety. Keys are
+forgotten by generations: while the young one fills the old one stands, until everything in it has been executed
+everywhere, or until there are ``KEYS_MAX`` keys beside it. What is forgotten by key becomes part of the *floor*: from
+then on every command depends on it. That costs nothing where it has been executed, since what a leader proposes comes
+after that anyway; but a command that its leader proposed before may arrive late, and must not be taken for one that
+met nothing.
 """
 
 from __future__ import annotations
@@ -190,8 +192,7 @@ class Conflicts:
         """Everything up to ``everywhere`` has been executed by all replicas."""
         full = len(self._young) >= KEYS_MAX
         if self._old and (full or all(top <= done for top, done in zip(self._old_top, everywhere, strict=True))):
-            if full and any(top > done for top, done in zip(self._old_top, everywhere, strict=True)):
-                self.raise_floor(self._old_top)
+            self.raise_floor(self._old_top)
             self._old = {}
             self._old_top = [0] * self._n
         if not self._old and len(self._young) >= YOUNG_MIN:

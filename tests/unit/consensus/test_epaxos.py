@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replica.consensus.epaxos import PROTOCOL
+from replica.consensus.epaxos import PROTOCOL, interference
 from replica.consensus.epaxos.messages import (
     Accept,
     Commit,
@@ -302,6 +302,25 @@ def test_a_machine_that_lost_its_state_executes_in_the_same_order_again():
     story[2].start()
     story.settle()
     assert story[2].image.writes[b"x"] == before
+
+
+def test_what_all_have_executed_still_comes_before_a_proposal_that_was_made_without_knowing_it(monkeypatch):
+    monkeypatch.setattr(interference, "YOUNG_MIN", 1)
+    story = Gathering(3)
+    story.lose = lambda sender, to, message: sender == 1 and isinstance(message, PreAccept | PreAccepted)
+    story[1].propose_commands(write(b"proposed first", b"x"))
+    story[2].propose_commands(write(b"decided first", b"x"))
+    story.settle()
+    assert [peer.image.log for peer in story.peers] == [[b"decided first"]] * 3
+    story.wait(0.4)
+    assert not [peer.id for peer in (story[2], story[3]) if len(peer.inner._instances.conflicts)]
+    story.lose = lambda sender, to, message: False
+    story.wait(1)
+    assert [peer.image.log for peer in story.peers] == [[b"decided first", b"proposed first"]] * 3
+    story.judge_visibility()
+    story[1].crash(state_survives=False)
+    story[1].start()
+    assert story[1].image.log == [b"decided first", b"proposed first"]
 
 
 def test_a_replica_that_has_not_been_admitted_learns_and_does_not_vote():
