@@ -8,6 +8,7 @@ from typing import Final
 from replica.simulation.abd_witness import AbdWitness
 from replica.simulation.raft_witness import RaftWitness
 from replica.simulation.witness import MultiPaxosWitness, SoloWitness, Witness
+from replica.simulation.wpaxos_witness import WPaxosWitness
 
 WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
     "multipaxos": MultiPaxosWitness,
@@ -15,5 +16,6 @@ WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
     "null": SoloWitness,
     "abd": AbdWitness,
     "raft": RaftWitness,
+    "wpaxos": WPaxosWitness,
 }
 """By the protocol's name."""
