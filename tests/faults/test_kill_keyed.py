@@ -27,7 +27,7 @@ ACKNOWLEDGED_BETWEEN_KILLS = 300
 TIMEOUT_S = 5.0
 
 
-@pytest.fixture(params=["abd", "epaxos", pytest.param("partitioned", marks=pytest.mark.slow)])
+@pytest.fixture(params=["abd", "epaxos", "wpaxos", pytest.param("partitioned", marks=pytest.mark.slow)])
 def cluster(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     site = install("partitioned", tmp_path / "site")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH")))))

@@ -20,6 +20,7 @@ from replica.consensus.interface import (
     Event,
     Member,
     Message,
+    Objects,
     Proposed,
     ProtocolSpec,
     Put,
@@ -133,6 +134,8 @@ class Replica:
         self.rejections: list[Reject] = []
         self.refused_reads: list[RejectRead] = []
         self.wishes: list[SnapshotWish] = []
+        self.objects: Objects | None = None
+        """The state by object, for protocols that ask for it."""
         self.log: list[bytes] = []
         """Payloads in the order of delivery, since the replica was made."""
 
@@ -170,6 +173,7 @@ class Replica:
             incarnation=self.incarnation,
             applied=self.applied,
             voting=self.voting,
+            objects=self.objects,
         )
         self.carry_out(self.core.start(self.clock))
 
