@@ -10,14 +10,14 @@ inserts and the metadata mix (operations of many kinds), protocols that were not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bench.report.data import LOAD_AXES, Compared, ExperimentView, PointView, Prediction
-from bench.results import RunResult
+from bench.results import RunResult, Scalar
 from deploy.topology import Topology, TopologyError, load_topology
 
 from .calibration import DEFAULT_FILE, describe_machine, load, store
@@ -151,12 +151,21 @@ def _deployment(run: RunResult) -> Deployment | None:
         durability=run.deployment.durability,
         batch_max=run.deployment.batch_max or 1,
         q2=int(options["q2"]) if "q2" in options else None,
-        zone_failures=int(options.get("f_z", 1)),
+        zone_failures=_zone_failures(options, topology, run.deployment.replicas),
         conflict=conflict,
         locality=locality,
         write_share=shares.get("write", 0.0),
         value_bytes=int(value.get("bytes", 128)) if isinstance(value, dict) else 128,
     )
+
+
+def _zone_failures(options: Mapping[str, Scalar], topology: Topology | None, replicas: int) -> int:
+    """WPaxos' f_z: as the options say, or one from three zones on. Zones are the regions, or else the replicas."""
+    given = int(options.get("f_z", -1))
+    if given >= 0:
+        return given
+    zones = replicas if topology is None else min(replicas, len(topology.regions.names))
+    return 1 if zones >= 3 else 0
 
 
 def _shares(run: RunResult) -> dict[str, float]:

@@ -226,12 +226,14 @@ def measure_steps(
     payload = bytes(run * (value_bytes + 16))
     by_object = not spec.capabilities.total_order
 
+    warm = max(1, commands // 4)
+
     def command(number: int) -> Command:
-        key = b"key%08d" % (number % 1000)
+        # Keys come back: what a protocol does once a key (to find it an owner) is done when the clock starts.
+        key = b"key%08d" % (number % warm)
         footprint = Footprint(writes=(key,)) if spec.capabilities.footprints or by_object else None
         return Command(payload, session=1, sequence=1 + number * run, count=run, footprint=footprint)
 
-    warm = commands // 4
     for number in range(warm):
         cluster.propose(leader, command(number))
     for each in cluster.replicas.values():

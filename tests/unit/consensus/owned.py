@@ -93,6 +93,11 @@ class Holder(Replica):
         record = self.machine.find(key)
         return None if record is None or record.item is None else record.item.value
 
+    def revision(self, key: bytes) -> int:
+        """How often the key was written."""
+        record = self.machine.find(key)
+        return 0 if record is None else record.revision
+
     def owner_of(self, key: bytes) -> int | None:
         """Who owns a key, as far as this replica knows."""
         owner: int | None = self.inner.owner_of(object_of(key))

@@ -23,7 +23,7 @@ from replica.consensus.interface import (
 from replica.consensus.quorums import Grid, Quorums, checked, find_disjoint
 from replica.consensus.wpaxos import PROTOCOL
 from replica.consensus.wpaxos.messages import Accept, Accepted, Decided, Forward, Offer, Prepare, Promised
-from replica.consensus.wpaxos.options import quorums_of
+from replica.consensus.wpaxos.options import WPaxosOptions, quorums_of
 from replica.consensus.wpaxos.planted import BUGS, planted
 from replica.consensus.wpaxos.policies import POLICIES, Consecutive, Majority, MovingAverage
 from replica.kv.operations import Add, Added, Written
@@ -34,7 +34,7 @@ Tale = Callable[[ProtocolSpec], None]
 
 told: set[str] = set()
 
-SUSPICION_S = PROTOCOL.options().suspicion_timeout_s
+SUSPICION_S = WPaxosOptions().suspicion_timeout_s
 
 
 def trap(bug: str) -> Callable[[Tale], Callable[[bool], None]]:
@@ -380,7 +380,7 @@ def test_a_value_that_one_quorum_decided_is_found_by_the_next_owner(spec):
     story.heal()
     story.wait(3.0)
     assert story.value(b"x") == b"by the next"
-    assert story[4].machine.find(b"x").revision == 3
+    assert story[4].revision(b"x") == 3
 
 
 def test_a_value_that_may_have_been_decided_is_taken_up_by_the_next_owner():
@@ -398,7 +398,7 @@ def test_a_value_that_may_have_been_decided_is_taken_up_by_the_next_owner():
     story[3].put(b"x", b"after it")
     story.wait(1.0, only=(2, 3))
     assert story[3].value(b"x") == b"after it"
-    assert story[3].machine.find(b"x").revision == 3
+    assert story[3].revision(b"x") == 3
     assert story[2].value(b"x") == b"after it"
 
 
@@ -419,7 +419,7 @@ def test_a_gap_is_filled_with_nothing():
     assert story.counters("no-ops") == 1
     assert story.values["x", 2] == ()
     assert story[2].value(b"x") == story[3].value(b"x") == b"last"
-    assert story[3].machine.find(b"x").revision == 3
+    assert story[3].revision(b"x") == 3
 
 
 def test_a_decision_does_not_apply_to_what_was_accepted_at_another_ballot():
@@ -555,7 +555,7 @@ def test_a_vote_that_was_not_durable_has_not_been_given(spec):
     story.wait(4.0)
     use(story, 3, b"x", 1)
     story.wait(1.0)
-    assert story[3].machine.find(b"x").revision == 2 + answered
+    assert story[3].revision(b"x") == 2 + answered
 
 
 @trap("promise lost on restart")
@@ -660,10 +660,10 @@ def test_a_decision_nobody_announced_again_is_found_by_comparing():
     use(story, 1, b"x", 1)
     story.lose = lambda sender, to, message: to == 3 and isinstance(message, Accept | Decided)
     use(story, 1, b"x", 1)
-    assert story[2].value(b"x") != story[3].value(b"x") or story[3].machine.find(b"x").revision == 1
+    assert story[2].value(b"x") != story[3].value(b"x") or story[3].revision(b"x") == 1
     story.lose = lambda sender, to, message: to == 3 and isinstance(message, Accept | Decided)
     story.wait(2.0)
-    assert story[3].machine.find(b"x").revision == 2
+    assert story[3].revision(b"x") == 2
 
 
 def test_a_state_that_was_replaced_by_that_of_a_peer_delivers_the_rest_again():
