@@ -173,6 +173,11 @@ class Connection:
         if self._sweeper is None:
             self._arm()
 
+    def _resumed(self) -> None:
+        """A pause is over."""
+        self._resume = None
+        self._wake()
+
     async def _work(self) -> None:
         """Wait until `_wake` is called, unless it was since the last look."""
         self._waiter = self._loop.create_future()
@@ -361,8 +366,8 @@ class Connection:
                 continue
             self._after_engine()
             pause = engine.pause(now)
-            if pause and (self._resume is None or self._resume.cancelled() or self._resume.when() <= now):
-                self._resume = loop.call_later(pause, self._wake)
+            if pause and self._resume is None:
+                self._resume = loop.call_later(pause, self._resumed)
             await self._work()
 
 

@@ -19,6 +19,9 @@ counts as settled; it is never sent again.
 **The window.** No sequence beyond ``acknowledged + session_window`` is used. Operations beyond it wait in the queue,
 whose length is bounded: beyond `QUEUE_OPERATIONS_MAX` they are refused, definitely.
 
+**Few frames at a time.** What is asked for leaves at once while little is unanswered; beyond that it gathers until an
+answer comes (`replica.client.gathering`). Stale reads, reads that travel alone and what is sent again do not.
+
 **Definite or not.** A run is *doubtful* once a transmission of it ended without a definite answer (the stream was
 lost, or a replica said that it may yet happen). An operation that fails was certainly without effect only if it was
 never sent, or if every transmission was refused definitely; otherwise the error is an `Indefinite` one. A replica's
@@ -43,7 +46,9 @@ operations are sent again one by one, under their sequences.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
+from math import inf
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -63,6 +68,7 @@ from replica.client.errors import (
     Unsupported,
     WrongCluster,
 )
+from replica.client.gathering import Gathering
 from replica.client.queue import Batch, Queue, spans, split_marks
 from replica.kv.operations import (
     KEY_BYTES_MAX,
@@ -74,7 +80,7 @@ from replica.kv.operations import (
     Failed,
     Failure,
 )
-from replica.wire.typed import WIRE_VERSION, ClientFrame, Code, Endpoint, Hello, Rejection, ServerFrame
+from replica.wire.typed import WIRE_VERSION, ClientFrame, Code, Consistency, Endpoint, Hello, Rejection, ServerFrame
 
 T = TypeVar("T")
 
@@ -132,7 +138,7 @@ None was settled before."""
 class Run(Generic[T]):
     """Writes with consecutive sequences that are not all settled."""
 
-    __slots__ = ("count", "doubtful", "first", "marks", "open", "payload", "refused", "sent", "tokens")
+    __slots__ = ("count", "doubtful", "first", "frame", "marks", "open", "payload", "refused", "sent", "tokens")
 
     def __init__(self, first: int, tokens: list[T | None], marks: list[tuple[int, float]], payload: bytes) -> None:
         self.first = first
@@ -142,6 +148,8 @@ class Run(Generic[T]):
         self.payload = payload
         self.open = sum(token is not None for token in tokens)
         self.sent = False
+        self.frame = 0
+        """The frame that it left in."""
         self.doubtful = False
         self.refused: set[int] = set()
         """Offsets that were refused definitely since the last transmission. A replica cuts a long run into commands
@@ -184,7 +192,7 @@ class Run(Generic[T]):
 class Query(Generic[T]):
     """Reads that travel together."""
 
-    __slots__ = ("consistency", "marks", "payload", "sent", "tokens")
+    __slots__ = ("consistency", "frame", "marks", "payload", "sent", "tokens")
 
     def __init__(
         self, consistency: int, tokens: list[T | None], marks: list[tuple[int, float]], payload: bytes
@@ -194,6 +202,8 @@ class Query(Generic[T]):
         self.marks = marks
         self.payload = payload
         self.sent = False
+        self.frame = 0
+        """The frame that it left in; 0 for one that no other waits for."""
 
     def singles(self) -> list[Query[T]]:
         """A query for each read that is not settled."""
@@ -269,12 +279,17 @@ class Engine(Generic[T]):
         self._read_operations = READ_OPERATIONS_FIRST
         self._unsent = False
         """Some outstanding run or query has to be sent on this attachment."""
+        self._next_frame = 1
+        self._gathered_writes = Gathering()
+        self._gathered_reads: defaultdict[int, Gathering] = defaultdict(Gathering)
+        """By consistency."""
         self._attaching = False
         self._welcomed = False
         self._goodbye = False
         self._paused_until = 0.0
         self._overload_pauses = 0
         self._heard = 0.0
+        self._now = 0.0
         self._wish: Move | None = None
         self._leaving = False
         self._settled: list[Settled[T]] = []
@@ -358,6 +373,7 @@ class Engine(Generic[T]):
         self._attaching = self._welcomed = self._leaving = False
         self._wish = None
         self._paused_until = 0.0
+        self._forget_frames()
         for run in list(self._runs.values()):
             if run.sent:
                 self._doubt(run, reason)
@@ -396,8 +412,14 @@ class Engine(Generic[T]):
         return self._unsent or bool(self.writes.operations) or any(self.reads.values()) or self._goodbye
 
     def pause(self, now: float) -> float:
-        """How many seconds nothing should be sent because the replica was overloaded; 0 for none."""
-        return max(0.0, self._paused_until - now)
+        """In how many seconds to ask for a frame again whatever happens, because the replica was overloaded or because
+        something gathers; 0 for no such time."""
+        if now < self._paused_until:
+            return self._paused_until - now
+        until = self._gathered_writes.held_until
+        for gathered in self._gathered_reads.values():
+            until = min(until, gathered.held_until)
+        return max(0.0, until - now) if until < inf else 0.0
 
     def next_frame(self, now: float) -> ClientFrame | None:
         """The frame to send now, with everything that accumulated and fits; None when there is nothing."""
@@ -413,17 +435,25 @@ class Engine(Generic[T]):
             return None
         if not self._runs and not self._queries:
             self._heard = now
+        self._now = now
         frame = ClientFrame()
         room = self.limits.frame_bytes_max - FRAME_OVERHEAD_BYTES
         if self._unsent:
             room = self._send_again(frame, room)
         if not self._unsent:
-            if self.writes.operations:
+            # Where a frame leaves with such anyway, what has gathered goes along.
+            if self.writes.operations and (frame.runs or not self._gathered_writes.holds(now, self.outstanding)):
                 room = self._send_writes(frame, room)
             for (consistency, alone), queue in self.reads.items():
-                if queue.operations:
+                if queue.operations and not (
+                    gathers(consistency, alone=alone)
+                    and self._gathered_reads[consistency].holds(now, self._reads_outstanding)
+                ):
                     room = self._send_reads(frame, room, consistency, queue, alone=alone)
-        return frame if frame.runs or frame.reads else None
+        if not (frame.runs or frame.reads):
+            return None
+        self._next_frame += 1
+        return frame
 
     def _send_again(self, frame: ClientFrame, room: int) -> int:
         acknowledged = self.acknowledged
@@ -471,9 +501,11 @@ class Engine(Generic[T]):
             self._inflight_bytes += len(payload)
             room -= len(payload)
             self._put_run(frame, run, acknowledged)
+        self._gathered_writes.full = bool(queue.operations)
         return room
 
     def _send_reads(self, frame: ClientFrame, room: int, consistency: int, queue: Queue[T], *, alone: bool) -> int:
+        gathered = self._gathered_reads[consistency] if gathers(consistency, alone=alone) else None
         at_once = 1 if alone else min(self.limits.run_operations_max, self._read_operations)
         while queue.operations and self._reads_outstanding < READS_OUTSTANDING_MAX:
             slots = min(at_once, READS_OUTSTANDING_MAX - self._reads_outstanding)
@@ -487,8 +519,13 @@ class Engine(Generic[T]):
                 continue
             query = Query(consistency, batch.tokens, batch.marks, payload)
             self._put_query(frame, self._new_query(query), query)
+            if gathered is not None:
+                query.frame = self._next_frame
+                gathered.sent(query.frame, self._now)
             self._reads_outstanding += len(batch.operations)
             room -= len(payload)
+        if gathered is not None:
+            gathered.full = bool(queue.operations)
         return room
 
     def _new_query(self, query: Query[T]) -> int:
@@ -548,6 +585,8 @@ class Engine(Generic[T]):
             run.doubtful = run.may_happen
             run.refused.clear()
         run.sent = True
+        run.frame = self._next_frame
+        self._gathered_writes.sent(run.frame, self._now)
         frame.runs.add(first_sequence=run.first, count=run.count, acknowledged=acknowledged, operations=run.payload)
 
     def _put_query(self, frame: ClientFrame, number: int, query: Query[T]) -> None:
@@ -644,6 +683,7 @@ class Engine(Generic[T]):
             # What nearly always happens: a run is answered as it was sent.
             del self._runs[first]
             self._inflight_bytes -= len(run.payload)
+            self._gathered_writes.closed(run.frame, self._heard)
             self._settle_results(run, run.tokens, results)
             return
         for part, start, end in self._overlapping(first, count):
@@ -688,6 +728,7 @@ class Engine(Generic[T]):
         query = self._queries.pop(number, None)
         if query is None:
             return
+        self._close_query(query, self._heard)
         self._answers += 1
         self._overload_pauses = 0
         count = len(query.tokens)
@@ -728,6 +769,7 @@ class Engine(Generic[T]):
         query = self._queries.get(number)
         if query is None:
             return
+        self._close_query(query)
         if final is None:
             query.sent = False
             self._unsent = True
@@ -760,6 +802,7 @@ class Engine(Generic[T]):
         elif self.exactly_once or (whole and run.open == run.count):
             run.refused.update(range(start, end))
             run.sent = False
+            self._close_run(run)
             self._unsent = True
         else:
             # A part was refused, another part may have happened: the run cannot be sent again as it is.
@@ -768,6 +811,7 @@ class Engine(Generic[T]):
     def _split(self, run: Run[T]) -> None:
         """Send the operations of ``run`` one by one: one of them is to blame."""
         singles = run.singles()
+        self._close_run(run)
         for single in singles:
             single.doubtful = run.doubtful
         outstanding: dict[int, Run[T]] = {}
@@ -834,6 +878,7 @@ class Engine(Generic[T]):
             self._settled.append((list(late), Unavailable(f"the deadline passed before the answer came ({account})")))
         if all(token is None for token in query.tokens):
             del self._queries[number]
+            self._close_query(query)
             self._reads_outstanding -= len(query.tokens)
         return bool(late) and query.sent
 
@@ -849,6 +894,7 @@ class Engine(Generic[T]):
         self._queries.clear()
         self._reads_outstanding = 0
         self._unsent = False
+        self._forget_frames()
 
     def _suspect(self, now: float, *, suspicious: bool) -> None:
         """A replica that leaves everything unanswered may be cut off; ask another. Without exactly-once writes
@@ -863,6 +909,7 @@ class Engine(Generic[T]):
     def _doubt(self, run: Run[T], reason: str) -> None:
         run.doubtful = True
         run.sent = False
+        self._close_run(run)
         if self.exactly_once:
             self._unsent = True
         else:
@@ -879,6 +926,27 @@ class Engine(Generic[T]):
     def _drop_if_settled(self, run: Run[T]) -> None:
         if run.open == 0 and self._runs.pop(run.first, None) is not None:
             self._inflight_bytes -= len(run.payload)
+            self._close_run(run)
+
+    def _close_run(self, run: Run[T]) -> None:
+        """It is no longer waited for in the frame that it left in."""
+        self._gathered_writes.closed(run.frame)
+        run.frame = 0
+
+    def _close_query(self, query: Query[T], now: float | None = None) -> None:
+        """The same; ``now`` if it was answered."""
+        if query.frame:
+            self._gathered_reads[query.consistency].closed(query.frame, now)
+            query.frame = 0
+
+    def _forget_frames(self) -> None:
+        """Nothing is waited for on this attachment any more."""
+        self._gathered_writes.clear()
+        self._gathered_reads.clear()
+        for run in self._runs.values():
+            run.frame = 0
+        for query in self._queries.values():
+            query.frame = 0
 
     def _pause(self, now: float) -> None:
         ceiling = min(OVERLOAD_PAUSE_MAX_S, OVERLOAD_PAUSE_FIRST_S * 2.0 ** min(self._overload_pauses, 10))
@@ -922,6 +990,12 @@ _UNREMEMBERED: Final = frozenset({Failure.CROWDED, Failure.WINDOW})
 """Refusals after which the session does not count the sequence as executed: another attempt of it may take effect."""
 
 _MISMATCH: Final = frozenset({Code.WRONG_CLUSTER, Code.WIRE_VERSION})
+
+
+def gathers(consistency: int, *, alone: bool) -> bool:
+    """Do reads of that kind gather while others are unanswered? Stale ones and large ones are answered each by
+    itself."""
+    return not alone and consistency != Consistency.STALE
 
 
 def nearer_endpoint(welcome: ServerFrame.Welcome, region: str, zone: str, tried: Container[str]) -> str:

@@ -14,9 +14,10 @@ from replica.client.errors import (
     Unavailable,
     Unsupported,
 )
-from replica.kv.operations import AnyResult, Failed, Failure, Written
+from replica.client.gathering import FRAME_SPACING_S, HOLD_S
+from replica.kv.operations import AnyResult, Failed, Failure, Get, Written
 from replica.kv.runs import encode_results
-from replica.wire.typed import Code, Endpoint, RunResult
+from replica.wire.typed import Code, Consistency, Endpoint, RunResult
 
 from .engine_driver import Driver, found, limits, no_room, operations_of
 
@@ -843,3 +844,120 @@ def test_goodbye_is_said_once_nothing_is_outstanding():
     client.answer(1)
     assert client.frame().goodbye
     assert client.sent() is None
+
+
+# ---------------------------------------------------------------------------------------------------------- gathering
+
+
+def test_what_is_asked_for_meanwhile_gathers_until_the_answer_and_travels_together():
+    client = Driver()
+    client.put(4)
+    client.attach()
+    client.sent()
+    for _ in range(3):
+        client.put()
+        assert client.sent() is None
+    client.answer(1, 4)
+    assert client.sent_runs() == [(5, 3)]
+
+
+def test_a_request_without_much_company_waits_for_nobody():
+    client = Driver()
+    client.put()
+    client.attach()
+    for first in (1, 2, 3, 4):
+        assert client.sent_runs() == [(first, 1)]
+        client.put()
+    assert client.sent() is None
+
+
+def test_reads_and_writes_do_not_wait_for_each_other():
+    client = Driver()
+    client.put(4)
+    client.get(4)
+    client.attach()
+    client.sent()
+    client.answer_read(1, [found(b"a")] * 4)
+    client.put()
+    client.get(2)
+    frame = client.frame()
+    assert not frame.runs
+    assert [read.count for read in frame.reads] == [2]
+    client.answer(1, 4)
+    assert client.sent_runs() == [(5, 1)]
+
+
+def test_stale_reads_and_large_ones_never_gather():
+    client = Driver()
+    client.attach()
+    for number in (1, 2):
+        client.get(8, consistency=Consistency.STALE)
+        assert [read.id for read in client.frame().reads] == [number]
+    for number in range(3, 9):
+        client.engine.read(Get(b"key"), f"alone{number}", 10.0, 0, alone=True)
+        assert [read.id for read in client.frame().reads] == [number]
+
+
+def test_what_gathers_is_sent_in_time_when_the_answer_stays_away():
+    client = Driver()
+    client.put(4)
+    client.attach()
+    client.sent()
+    client.put()
+    assert client.sent() is None
+    assert client.engine.pause(client.now) == pytest.approx(HOLD_S)
+    client.now += HOLD_S / 2
+    client.put()
+    assert client.sent() is None
+    assert client.engine.pause(client.now) == pytest.approx(HOLD_S / 2)
+    client.now += HOLD_S / 2
+    assert client.sent_runs() == [(5, 2)]
+    assert not client.engine.pause(client.now)
+
+
+def test_on_a_long_way_more_frames_are_under_way():
+    client = Driver()
+    client.put(4)
+    client.attach()
+    client.sent()
+    client.now += 3.5 * FRAME_SPACING_S
+    client.answer(1, 4)
+    client.put(4)
+    frames = 0
+    while client.sent() is not None:
+        frames += 1
+        client.put()
+    assert frames == 4
+
+
+def test_a_frame_counts_until_all_of_it_is_answered_or_given_up():
+    client = Driver()
+    client.put(2)
+    client.put(2, timeout_s=0.005)
+    client.attach()
+    client.sent()
+    client.put()
+    client.answer(1, 2)
+    client.put(3)
+    assert client.sent_runs() == [(5, 4)], "with two unanswered, nobody waits"
+    client.put()
+    assert client.sent() is None
+    client.answer(5, 4)
+    assert client.sent() is not None, "the two of the first frame are too few to wait for"
+    client.pass_time(0.01)
+    assert isinstance(client.outcomes["w4"], MaybeCommitted)
+
+
+def test_a_refused_frame_and_a_lost_stream_hold_nothing_up():
+    client = Driver()
+    client.put(4)
+    client.attach()
+    client.sent()
+    client.put()
+    client.reject(1, 4, Code.OVERLOADED)
+    client.now += 1.0
+    assert client.sent_runs() == [(1, 4), (5, 1)]
+    client.lose_stream()
+    client.put()
+    client.attach()
+    assert client.sent_runs() == [(1, 4), (5, 1), (6, 1)]
