@@ -86,7 +86,7 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
     revision: int
     keys: int
     digest: str
-    """Hexadecimal, over live keys, sessions and leases."""
+    """Hexadecimal, over live keys, sessions, leases and where the history begins."""
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -293,6 +293,9 @@ class StateMachine:
                 between()
         sessions = blake2b(self.sessions.canonical(), digest_size=DIGEST_BYTES).digest()
         total += int.from_bytes(sessions, "big")
+        if history.compacted:
+            compacted = blake2b(b"compacted" + _encode(history.compacted), digest_size=DIGEST_BYTES).digest()
+            total += int.from_bytes(compacted, "big")
         if self.leases.used:
             leases = blake2b(self.leases.canonical(), digest_size=DIGEST_BYTES).digest()
             total += int.from_bytes(leases, "big")

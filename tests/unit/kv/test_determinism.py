@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import replica.kv.history
 from replica.kv.machine import StateMachine
 from replica.kv.memory import MemoryStore
-from replica.kv.operations import Put
+from replica.kv.operations import Compact, Put
 
 from .scripts import lease_scripts, scripts, session_scripts
 from .support import Command, command
@@ -132,3 +132,14 @@ def test_a_difference_shows_in_the_digest():
         machine.apply(1, [command(*operations)] if operations else [])
         digests.add(machine.digest().digest)
     assert len(digests) == 5
+
+
+def test_a_history_that_begins_elsewhere_shows_in_the_digest():
+    digests = []
+    for compacted in (None, 1, 2):
+        machine = StateMachine(MemoryStore())
+        machine.apply(1, [command(Put(b"a", b""), Put(b"a", b""), Put(b"a", b""))])
+        machine.apply(2, [] if compacted is None else [command(Compact(compacted))])
+        digests.append(machine.digest())
+    assert len({digest.digest for digest in digests}) == 3
+    assert len({(digest.applied, digest.revision, digest.keys) for digest in digests}) == 1
