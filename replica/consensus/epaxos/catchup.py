@@ -72,9 +72,9 @@ class CatchUps:
             self._told = executed
             self._quiet = 0
             core.tell_all(Progress(executed))
-        if len(self._peers) == len(core.others):
-            everywhere = [min(column) for column in zip(executed, *self._peers.values(), strict=True)]
-            instances.conflicts.forget(everywhere)
+        # Who has not told yet may have executed nothing: then memory is bounded by the number of keys alone.
+        told = (self._peers.get(peer, core.nothing) for peer in core.others)
+        instances.conflicts.forget([min(column) for column in zip(executed, *told, strict=True)])
         for rank, space in enumerate(instances.spaces):
             mark, since = self._stuck[rank]
             if space.decided != mark:

@@ -323,6 +323,19 @@ def test_what_all_have_executed_still_comes_before_a_proposal_that_was_made_with
     assert story[1].image.log == [b"decided first", b"proposed first"]
 
 
+def test_the_keys_that_are_remembered_are_bounded_though_a_replica_was_never_heard_of(monkeypatch):
+    monkeypatch.setattr(interference, "YOUNG_MIN", 1)
+    monkeypatch.setattr(interference, "KEYS_MAX", 8)
+    story = Gathering(3, options={"batch_max": 1})
+    story.isolate(3)
+    for number in range(30):
+        story[1].propose_commands(write(b"%d" % number, b"key %d" % number))
+        story.wait(0.1)
+    assert all(len(peer.inner._instances.conflicts) <= 20 for peer in (story[1], story[2]))
+    assert len(story[2].image.log) == 30
+    assert story.counters("slow") == 0
+
+
 def test_a_replica_that_has_not_been_admitted_learns_and_does_not_vote():
     story = Gathering(3, voting=False)
     story[1].propose_commands(write(b"a", b"x"))
