@@ -9,7 +9,8 @@ late, never differently on two replicas, and they err on the side of late:
 - A replica that comes to lead grants every lease its full time: it cannot know which keep-alives the one before it
   received.
 - A replica that was not run for a while (stopped, swapped out) lets every lease live as much longer: keep-alives may
-  have been waiting for it as it has for the processor.
+  have been waiting for it as it has for the processor. So does a leader that could take on no proposals for a while:
+  keep-alives were refused, too. But it does not begin anew, or leases would live for as long as it has too much to do.
 
 A proposal may be lost or refused. It is made again after `RETRY_S`, as long as the lease is there and was not renewed.
 """
@@ -54,14 +55,17 @@ class Expiry:
         term: Callable[[], str],
         propose: Callable[[list[RevokeLease]], None],
     ) -> None:
-        """``leases`` gives the present table; ``term`` names what this replica leads by (its ballot), or is empty while
-        it does not; ``propose`` has revocations decided, or not.
+        """``leases`` gives the present table; ``term`` names what this replica leads by (its ballot, which nobody leads
+        by again), or is empty while it does not, or can propose nothing; ``propose`` has revocations decided, or not.
         """
         self._leases = leases
         self._clock = clock
         self._term_of = term
         self._propose = propose
         self._term = ""
+        """What this replica led by last."""
+        self._unable_since: float | None = None
+        """Since when it has not led, or could propose nothing."""
         self._deadlines: dict[int, float] = {}
         self._timers: list[tuple[float, int]] = []
         self._looked = clock()
@@ -98,20 +102,24 @@ class Expiry:
         leases = self._leases()
         self.observe()
         now = self._clock()
-        absent = now - self._looked
-        self._looked = now
+        looked, self._looked = self._looked, now
         term = self._term_of()
+        if not term:
+            if self._unable_since is None:
+                self._unable_since = looked
+            return
+        unable_since, self._unable_since = self._unable_since, None
         if term != self._term:
             self._term = term
             for lease in self._deadlines:
                 if lease in leases:
                     self._deadlines[lease] = now + leases.known(lease).ttl_ms / 1000
             self._rebuild(leases)
-        elif absent > LATE_S:
+        elif unable_since is not None or now - looked > LATE_S:
+            absent = now - (looked if unable_since is None else unable_since)
             self._deadlines = {lease: deadline + absent for lease, deadline in self._deadlines.items()}
             self._rebuild(leases)
-        if term:
-            self._expire(leases, now)
+        self._expire(leases, now)
 
     def idle(self) -> None:
         """There was nothing to look at: the time until the next look says nothing."""

@@ -130,6 +130,28 @@ def test_a_leader_that_was_not_run_for_a_while_lets_leases_live_as_much_longer(t
     assert timers.leases == []
 
 
+def test_a_leader_that_could_propose_nothing_for_a_while_lets_leases_live_as_much_longer(timers):
+    timers.do(GrantLease(3000))
+    timers.wait(1.0)
+    timers.term = ""
+    timers.wait(50.0)
+    timers.term = "1"
+    timers.wait(1.8)
+    assert timers.leases == [1]
+    timers.wait(0.6)
+    assert timers.leases == []
+
+
+def test_a_leader_that_is_overloaded_now_and_then_still_ends_leases(timers):
+    timers.do(GrantLease(3000))
+    for _ in range(10):
+        timers.term = ""
+        timers.wait(0.5)
+        timers.term = "1"
+        timers.wait(1.0)
+    assert timers.leases == []
+
+
 def test_a_time_without_leases_is_no_absence(timers):
     timers.now += 10 * LATE_S
     timers.expiry.idle()
