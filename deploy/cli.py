@@ -84,6 +84,7 @@ def cluster() -> None:
 @click.option("--sync-mode", type=click.Choice(["inline", "thread", "auto"]), default="auto", show_default=True)
 @click.option("--base-port", type=int, default=BASE_PORT, show_default=True, help="First client port; 0: free ones.")
 @click.option("--metrics", is_flag=True, help="Expose Prometheus metrics, 200 ports above the client's.")
+@click.option("--tls", is_flag=True, help="Mutual TLS, with an authority of the cluster's own in its folder.")
 @click.option("--fault-injection", is_flag=True, help="Let the replicas accept injected faults.")
 @click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
 @_json_option
@@ -99,6 +100,7 @@ def up(
     sync_mode: str,
     base_port: int,
     metrics: bool,
+    tls: bool,
     fault_injection: bool,
     timeout_s: float,
     as_json: bool,
@@ -125,6 +127,7 @@ def up(
                 base_port=base_port,
                 node=node,
                 metrics=metrics,
+                tls=tls,
             )
         found.up(timeout_s=timeout_s)
     except ClusterError as error:
@@ -134,6 +137,11 @@ def up(
     else:
         click.echo(f"{len(found.endpoints)} replicas of {found.layout.protocol} are ready; data and logs in {folder}")
         click.echo(f"endpoints: {','.join(found.endpoints)}")
+        if found.layout.tls:
+            click.echo("clients need (synod reads it from the environment):")
+            click.echo(f"  export SYNOD_TLS_AUTHORITY={found.access.authority}")
+            click.echo(f"  export SYNOD_TLS_CERTIFICATE={found.access.certificate}")
+            click.echo(f"  export SYNOD_TLS_KEY={found.access.key}")
 
 
 @cluster.command()
@@ -245,7 +253,7 @@ def _newest(found: Cluster) -> admin_pb2.StatusReply:
     replies = []
     for endpoint in found.endpoints:
         try:
-            replies.append(admin.status(endpoint))
+            replies.append(admin.status(endpoint, access=found.access))
         except admin.AdminError:
             continue  # the others may answer
     if not replies:

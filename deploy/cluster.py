@@ -20,7 +20,7 @@ import msgspec
 
 from deploy import admin
 from deploy.drivers import DriverError, find_driver
-from deploy.layout import FILE_NAME, ClusterLayout, LayoutError, ReplicaLayout, load, save
+from deploy.layout import CERTIFICATES, FILE_NAME, ClusterLayout, LayoutError, ReplicaLayout, load, save
 from deploy.topology import TopologyError, load_topology
 from replica.consensus.interface import ConfigurationError
 from replica.wire.v1 import admin_pb2
@@ -32,6 +32,8 @@ METRICS_PORT_OFFSET = 200
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.05
+CLIENT = "client"
+"""The name in the certificate of whoever uses a cluster with TLS from its folder."""
 
 
 class ClusterError(Exception):
@@ -106,12 +108,14 @@ class Cluster:
         base_port: int = BASE_PORT,
         node: dict[str, Any] | None = None,
         metrics: bool = False,
+        tls: bool = False,
     ) -> Cluster:
         """Describe a new cluster; nothing is started.
 
         ``base_port`` is the first client port (peers listen 100 above, metrics 200 above); 0 takes free ports.
-        ``node`` holds further fields of every replica's configuration. The whole configuration is validated here, so
-        that a mistake is one line and not a process that dies.
+        With ``tls`` the folder gets an authority of its own, and replicas and clients know each other by its
+        certificates alone. ``node`` holds further fields of every replica's configuration. The whole configuration is
+        validated here, so that a mistake is one line and not a process that dies.
         """
         folder = Path(folder)
         if cls.exists(folder):
@@ -131,6 +135,7 @@ class Cluster:
             options=dict(options or {}),
             topology=topology,
             node=node,
+            tls=tls,
             last_replica=replicas,
         )
         for index in range(replicas):
@@ -149,6 +154,7 @@ class Cluster:
                 )
             )
         cluster = cls(folder, layout)
+        cluster._certify()
         cluster._validate()
         with _one_line():
             save(folder, layout)
@@ -160,14 +166,43 @@ class Cluster:
         from replica.node.config import load_config
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        certificates = self.folder.resolve() / CERTIFICATES if self.layout.tls else None
         for replica in self.layout.replicas:
             path = self.folder / f".check-{replica.replica}.toml"
-            path.write_text(render(self.layout, replica, data=self.folder / "data"))
+            path.write_text(render(self.layout, replica, data=self.folder / "data", certificates=certificates))
             try:
                 with _one_line():
                     load_config(path)
             finally:
                 path.unlink()
+
+    def _certify(self) -> None:
+        """See that every replica, and whoever uses the cluster from here, has a certificate."""
+        if not self.layout.tls:
+            return
+        from deploy.certificates import Authority, CertificateError
+
+        try:
+            authority = Authority(self.folder / CERTIFICATES)
+            for replica in self.layout.replicas:
+                hosts = dict.fromkeys([replica.client.rpartition(":")[0], HOST, "localhost"])
+                authority.replica(replica.replica, list(hosts))
+            authority.client(CLIENT)
+        except CertificateError as error:
+            raise ClusterError(str(error)) from None
+
+    @property
+    def access(self) -> admin.Access:
+        """What the replicas are shown by whoever uses the cluster from its folder."""
+        if not self.layout.tls:
+            return admin.Access(token=os.environ.get("SYNOD_TOKEN", ""))
+        folder = self.folder.resolve() / CERTIFICATES
+        return admin.Access(
+            authority=str(folder / "authority.pem"),
+            certificate=str(folder / f"{CLIENT}.pem"),
+            key=str(folder / f"{CLIENT}.key"),
+            token=os.environ.get("SYNOD_TOKEN", ""),
+        )
 
     # --------------------------------------------------------------------------------------------------- whole cluster
 
@@ -249,7 +284,7 @@ class Cluster:
                         loss=link.loss,
                         rate_bytes_s=link.rate_bytes_s,
                     )
-                admin.inject_faults(one.client, shapes)
+                admin.inject_faults(one.client, shapes, access=self.access)
 
     # ----------------------------------------------------------------------------------------------------- one replica
 
@@ -364,6 +399,7 @@ class Cluster:
         )
         self.layout.last_replica = new
         self.layout.replicas.append(entry)
+        self._certify()
         self._save()
         return entry
 
@@ -381,7 +417,7 @@ class Cluster:
             leader = self.leader()
             if leader is not None:
                 try:
-                    admin.replace_member(self.layout.replica(leader).client, request)
+                    admin.replace_member(self.layout.replica(leader).client, request, access=self.access)
                     return True
                 except admin.AdminError as error:
                     self._refusal = str(error)
@@ -398,7 +434,7 @@ class Cluster:
     def _is_member(self, replica: int) -> bool:
         for entry in self.layout.replicas:
             try:
-                reply = admin.status(entry.client)
+                reply = admin.status(entry.client, access=self.access)
             except admin.AdminError:
                 continue
             if entry.replica != replica and any(member.replica == replica for member in reply.members):
@@ -424,7 +460,7 @@ class Cluster:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                admin.status(replica.client, timeout_s=1.0)
+                admin.status(replica.client, timeout_s=1.0, access=self.access)
                 return
             except admin.AdminError as error:
                 if not self._driver.alive(self.folder, replica):
@@ -445,7 +481,7 @@ class Cluster:
             found.problem = "not running"
             return found
         try:
-            reply = admin.status(replica.client, timeout_s=2.0)
+            reply = admin.status(replica.client, timeout_s=2.0, access=self.access)
         except admin.AdminError as error:
             found.problem = str(error)
             return found

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 
 FILE_NAME = "cluster.json"
+CERTIFICATES = "certs"
+"""The folder of the cluster's authority, where there is one."""
+
 FORMAT = 1
 
 
@@ -49,6 +52,8 @@ class ClusterLayout(msgspec.Struct, kw_only=True):
     options: dict[str, int | float | str | bool] = {}
     topology: str = ""
     node: dict[str, Any] = {}
+    tls: bool = False
+    """Replicas and clients know each other by certificates of the authority in ``certs``."""
     replicas: list[ReplicaLayout] = []
     last_replica: int = 0
     """The highest id ever given: ids are not used twice."""

@@ -14,8 +14,11 @@ from typing import Any
 from deploy.layout import ClusterLayout, ReplicaLayout
 
 
-def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path) -> str:
-    """The text of the file. A replica that joined knows the others as those to ask."""
+def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path, certificates: Path | None = None) -> str:
+    """The text of the file. A replica that joined knows the others as those to ask.
+
+    ``certificates``: the folder with the certificates, as the replica sees it, for a cluster with TLS.
+    """
     top: dict[str, Any] = {
         "cluster": layout.cluster,
         "replica": replica.replica,
@@ -25,6 +28,13 @@ def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path) -> str:
         "listen": {"peer": replica.peer, "client": replica.client, "metrics": replica.metrics},
         "protocol": {"name": layout.protocol, "options": layout.options},
     }
+    if certificates is not None:
+        files = {
+            "certificate": str(certificates / f"replica-{replica.replica}.pem"),
+            "key": str(certificates / f"replica-{replica.replica}.key"),
+            "authority": str(certificates / "authority.pem"),
+        }
+        top["security"] = {"peer": files, "client": files}
     for name, value in layout.node.items():
         top[name] = {**top[name], **value} if isinstance(value, dict) and isinstance(top.get(name), dict) else value
     lines = ["# Written by `synod cluster`; edit the cluster, not this file."]

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from deploy.drivers.base import Driver, DriverError
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import CERTIFICATES, ClusterLayout, ReplicaLayout
 from deploy.node_config import render
 
 POLL_S = 0.02
@@ -37,7 +37,8 @@ class ProcessDriver(Driver):
         home = _home(folder, replica)
         home.mkdir(parents=True, exist_ok=True)
         config = _config(folder, replica)
-        config.write_text(render(layout, replica, data=home / "data"))
+        certificates = folder.resolve() / CERTIFICATES if layout.tls else None
+        config.write_text(render(layout, replica, data=home / "data", certificates=certificates))
         command = [sys.executable, "-m", "replica.cli", "serve", "--config", str(config)]
         if not replica.formatted:
             command.append("--join" if replica.joining else "--bootstrap")

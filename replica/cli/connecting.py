@@ -53,6 +53,13 @@ _OPTIONS: Final = (
     click.option(
         "--tls-key", envvar="SYNOD_TLS_KEY", default="", metavar="FILE", help="The key of that certificate (PEM)."
     ),
+    click.option(
+        "--token",
+        envvar="SYNOD_TOKEN",
+        default="",
+        metavar="TOKEN",
+        help="Shown to the replicas, where they ask for tokens; the variable keeps it out of the list of processes.",
+    ),
 )
 
 
@@ -63,7 +70,9 @@ def connection_options(command: FC) -> FC:
     return command
 
 
-def store_of(*, endpoints: str, timeout_s: float, tls_authority: str, tls_certificate: str, tls_key: str) -> Store:
+def store_of(
+    *, endpoints: str, timeout_s: float, tls_authority: str, tls_certificate: str, tls_key: str, token: str
+) -> Store:
     """A store object for these options. Raises `replica.client.InvalidArgument`."""
     # gRPC tells standard error of every connection that breaks; here what matters is said in one line.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -75,5 +84,6 @@ def store_of(*, endpoints: str, timeout_s: float, tls_authority: str, tls_certif
         tls_authority=tls_authority,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        token=token,
         drain_s=0.0,
     )

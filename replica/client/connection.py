@@ -20,8 +20,8 @@ from typing import Any, Final, cast
 
 from replica import __version__
 from replica.client.discovery import Discovery
-from replica.client.engine import Engine, Move
-from replica.client.errors import Closed, MaybeCommitted, SynodError, WrongCluster, error_of
+from replica.client.engine import Engine, Move, move_after
+from replica.client.errors import Closed, MaybeCommitted, SynodError, error_of
 from replica.client.port import Attachment, AttachmentLost, Port
 from replica.kv.operations import Failed
 
@@ -254,7 +254,7 @@ class Connection:
             except TimeoutError:
                 self._trouble(endpoint, Move(f"{endpoint}: no connection within {self._stall_s:g} s"))
             except AttachmentLost as lost:
-                self._trouble(endpoint, Move(str(lost)))
+                self._trouble(endpoint, Move(str(lost), mismatch=lost.mismatch))
             else:
                 await self._converse(attachment, endpoint)
 
@@ -271,7 +271,7 @@ class Connection:
         if move.mismatch:
             self._mismatches[endpoint] = move.reason
             if set(self._discovery.known) <= self._mismatches.keys():
-                error = WrongCluster(move.reason)
+                error = move.mismatch(move.reason)
                 self.engine.fail_everything(error, MaybeCommitted(move.reason))
         self._after_engine()
 
@@ -294,8 +294,7 @@ class Connection:
         for outcome in outcomes:
             if isinstance(outcome, Exception) and not isinstance(outcome, AttachmentLost):
                 logger.error("the attachment to %s failed", endpoint, exc_info=outcome)
-        reason = next((str(error) for error in first if error is not None), "the stream ended")
-        self._trouble(endpoint, self._take_move() or Move(reason))
+        self._trouble(endpoint, self._take_move() or move_after(first))
 
     async def _find_nearest(self) -> None:
         """Measure the way to each replica, once, and turn to the nearest if it is much nearer than the present one."""

@@ -47,8 +47,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from math import inf
+from types import MappingProxyType
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -59,16 +60,19 @@ from replica.client.errors import (
     MaybeCommitted,
     NotCommitted,
     Overloaded,
+    PermissionDenied,
     Refused,
     SessionLost,
     StorageFull,
     SynodError,
     TooLarge,
+    Unauthenticated,
     Unavailable,
     Unsupported,
     WrongCluster,
 )
 from replica.client.gathering import Gathering
+from replica.client.port import AttachmentLost
 from replica.client.queue import Batch, Queue, spans, split_marks
 from replica.kv.operations import (
     KEY_BYTES_MAX,
@@ -126,8 +130,9 @@ class Move(msgspec.Struct, frozen=True):
     hint: str = ""
     stay: bool = False
     """The replica is the right one, only the attachment is not."""
-    mismatch: bool = False
-    """The replica will never serve this client: another cluster, or another version of the interface."""
+    mismatch: type[NotCommitted] | None = None
+    """The replica will never serve this client, and what that is to whoever waits: another cluster, another version of
+    the interface, no admittance."""
 
 
 Settled: TypeAlias = tuple[list[T | None], Sequence[AnyResult] | SynodError]
@@ -762,8 +767,10 @@ class Engine(Generic[T]):
                 self._reject_run(run, start, end, rejection, reason)
         elif rejection.read_id:
             self._reject_read(rejection.read_id, code, final, reason)
+        elif code == Code.OVERLOADED:
+            self._want(Move(reason))
         elif final is not None:
-            self._want(Move(reason, mismatch=code in _MISMATCH))
+            self._want(Move(reason, mismatch=MISMATCHES.get(code)))
 
     def _reject_read(self, number: int, code: int, final: Callable[[str], NotCommitted] | None, reason: str) -> None:
         query = self._queries.get(number)
@@ -830,7 +837,7 @@ class Engine(Generic[T]):
             self.session_lost(reason)
         elif self._wish is None:
             # A rejection before it may have said more.
-            self._want(Move(reason, mismatch=code in _MISMATCH))
+            self._want(Move(reason, mismatch=MISMATCHES.get(code)))
 
     # ---------------------------------------------------------------------------------------- failing and expiring
 
@@ -980,16 +987,34 @@ _FINAL: Final[dict[int, Callable[[str], NotCommitted]]] = {
     Code.INTERNAL: Refused,
     Code.WRONG_CLUSTER: WrongCluster,
     Code.WIRE_VERSION: WrongCluster,
+    Code.UNAUTHENTICATED: Unauthenticated,
+    Code.PERMISSION_DENIED: PermissionDenied,
 }
 """Refusals that another attempt would meet again, and what they become."""
 
-_BLAMES_CONTENT: Final = frozenset({Code.INVALID, Code.TOO_LARGE, Code.UNSUPPORTED})
+_BLAMES_CONTENT: Final = frozenset({Code.INVALID, Code.TOO_LARGE, Code.UNSUPPORTED, Code.PERMISSION_DENIED})
 """Refusals that may be due to one operation among many."""
 
 _UNREMEMBERED: Final = frozenset({Failure.CROWDED, Failure.WINDOW})
 """Refusals after which the session does not count the sequence as executed: another attempt of it may take effect."""
 
-_MISMATCH: Final = frozenset({Code.WRONG_CLUSTER, Code.WIRE_VERSION})
+MISMATCHES: Final[Mapping[int, type[NotCommitted]]] = MappingProxyType(
+    {
+        Code.WRONG_CLUSTER: WrongCluster,
+        Code.WIRE_VERSION: WrongCluster,
+        Code.UNAUTHENTICATED: Unauthenticated,
+        Code.PERMISSION_DENIED: PermissionDenied,
+    }
+)
+"""What ends every attempt at a replica, and what it is to whoever waits."""
+
+
+def move_after(errors: Iterable[BaseException | None]) -> Move:
+    """Where to go after a stream ended with these errors: wherever is next."""
+    error = next((error for error in errors if error is not None), None)
+    if error is None:
+        return Move("the stream ended")
+    return Move(str(error), mismatch=error.mismatch if isinstance(error, AttachmentLost) else None)
 
 
 def gathers(consistency: int, *, alone: bool) -> bool:

@@ -162,6 +162,18 @@ class WrongCluster(NotCommitted):
     advice = "check the endpoints and the versions"
 
 
+class Unauthenticated(NotCommitted):
+    """The replicas do not know who asks: no certificate or token, or none that they accept (any more)."""
+
+    advice = "connect with a certificate and a token that are valid"
+
+
+class PermissionDenied(NotCommitted):
+    """The token's role or its prefixes do not reach so far."""
+
+    advice = "use a token that allows it"
+
+
 class Closed(NotCommitted):
     """The store object has been closed."""
 

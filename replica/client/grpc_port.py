@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, cast
 
 import grpc
 
-from replica.client.errors import InvalidArgument
+from replica.client import tls
+from replica.client.errors import InvalidArgument, NotCommitted, PermissionDenied, Unauthenticated
 from replica.client.port import AttachmentLost, PortOptions
 from replica.wire.typed import ClientFrame, Hello, ServerFrame, StatusReply, StatusRequest, admin_stub, session_stub
 
@@ -42,10 +42,11 @@ _INHERITED: Final = (
 class GrpcAttachment:
     """One call of ``Session.Attach`` on a channel of its own."""
 
-    def __init__(self, channel: grpc.aio.Channel, call: Any, endpoint: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, call: Any, endpoint: str, options: PortOptions) -> None:
         self._channel = channel
         self._call = call
         self._endpoint = endpoint
+        self._options = options
         self._closed = False
 
     async def send(self, frame: ClientFrame, /) -> None:
@@ -84,10 +85,10 @@ class GrpcAttachment:
 
     async def _lost(self, error: BaseException | None) -> AttachmentLost:
         if isinstance(error, grpc.aio.AioRpcError):
-            return AttachmentLost(f"{self._endpoint}: {describe(error)}")
+            return await lost(self._endpoint, error.code(), error.details() or "", self._options)
         if self._call.done():
             code, details = await self._call.code(), await self._call.details()
-            return AttachmentLost(f"{self._endpoint}: {details or code.name.lower()}")
+            return await lost(self._endpoint, code, details or "", self._options)
         return AttachmentLost(f"{self._endpoint}: the stream ended")
 
 
@@ -99,7 +100,8 @@ class GrpcPort:
 
     def __init__(self, url: str, options: PortOptions) -> None:
         self._endpoints = parse_endpoints(url)
-        self._credentials = _credentials(options) if options.tls_authority else None
+        self._options = options
+        tls.check_options(options)
 
     @property
     def endpoints(self) -> Sequence[str]:
@@ -108,8 +110,9 @@ class GrpcPort:
     async def attach(self, endpoint: str, hello: Hello) -> GrpcAttachment:
         if self.inherited:
             raise AttachmentLost(_INHERITED)
+        metadata = self._metadata(endpoint)
         channel = self._channel(endpoint)
-        attachment = GrpcAttachment(channel, session_stub(channel).Attach(), endpoint)
+        attachment = GrpcAttachment(channel, session_stub(channel).Attach(metadata=metadata), endpoint, self._options)
         try:
             await attachment.send(ClientFrame(hello=hello))
         except BaseException:
@@ -120,11 +123,12 @@ class GrpcPort:
     async def status(self, endpoint: str) -> StatusReply:
         if self.inherited:
             raise AttachmentLost(_INHERITED)
+        metadata = self._metadata(endpoint)
         channel = self._channel(endpoint)
         try:
-            return await admin_stub(channel).Status(StatusRequest())
+            return await admin_stub(channel).Status(StatusRequest(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise AttachmentLost(f"{endpoint}: {describe(error)}") from None
+            raise await lost(endpoint, error.code(), error.details() or "", self._options) from None
         finally:
             await channel.close()
 
@@ -133,9 +137,20 @@ class GrpcPort:
 
     def _channel(self, endpoint: str) -> grpc.aio.Channel:
         options = list(_CHANNEL_OPTIONS.items())
-        if self._credentials is None:
+        if not self._options.tls_authority:
             return grpc.aio.insecure_channel(endpoint, options=options)
-        return grpc.aio.secure_channel(endpoint, self._credentials, options=options)
+        return grpc.aio.secure_channel(endpoint, tls.credentials(self._options), options=options)
+
+    def _metadata(self, endpoint: str) -> tuple[tuple[str, str], ...]:
+        """What every call carries. Raises `AttachmentLost` where the token would go out for everybody to read."""
+        token = self._options.token
+        if not token:
+            return ()
+        if not self._options.tls_authority and not tls.is_loopback(endpoint):
+            raise AttachmentLost(
+                f"{endpoint}: a token is not sent to another host in plain text: give tls_authority", Unauthenticated
+            )
+        return (("authorization", f"Bearer {token}"),)
 
 
 def parse_endpoints(url: str) -> tuple[str, ...]:
@@ -160,22 +175,29 @@ def _endpoint(text: str) -> str:
     return f"{host}:{port}"
 
 
-def _credentials(options: PortOptions) -> grpc.ChannelCredentials:
-    def read(path: str) -> bytes | None:
-        return Path(path).read_bytes() if path else None
+async def lost(endpoint: str, code: grpc.StatusCode, details: str, options: PortOptions) -> AttachmentLost:
+    """What became of a connection or call that ended with that status."""
+    mismatch: type[NotCommitted] | None = _MISMATCHES.get(code)
+    text = _describe(code, details)
+    if code is grpc.StatusCode.UNAVAILABLE and any(sign in details for sign in _HANDSHAKE):
+        reason = await tls.explain(endpoint, options)
+        if reason:
+            return AttachmentLost(f"{endpoint}: {reason}", Unauthenticated)
+    return AttachmentLost(f"{endpoint}: {text}", mismatch)
 
-    try:
-        return grpc.ssl_channel_credentials(
-            read(options.tls_authority), read(options.tls_key), read(options.tls_certificate)
-        )
-    except OSError as error:
-        raise InvalidArgument(f"cannot read a TLS file: {error}") from None
+
+_MISMATCHES: Final[Mapping[grpc.StatusCode, type[NotCommitted]]] = {
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+}
+
+_HANDSHAKE: Final = ("Socket closed", "handshake failed", "verification check failed", "Connection reset")
+"""How gRPC words the failures that a handshake may be the reason of."""
 
 
-def describe(error: grpc.aio.AioRpcError) -> str:
-    """A gRPC error in a few words."""
-    details = (error.details() or "").strip()
+def _describe(code: grpc.StatusCode, details: str) -> str:
+    """The end of a call in a few words."""
     # "failed to connect to all addresses; last error: UNKNOWN: ipv4:…": the last error says it all.
-    details = details.rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
-    code = error.code().name.lower().replace("_", " ")
-    return f"{code}: {details}" if details else code
+    details = details.strip().rpartition("last error: ")[2].removeprefix("UNKNOWN: ")
+    name = code.name.lower().replace("_", " ")
+    return f"{name}: {details}" if details else name

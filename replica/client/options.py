@@ -52,10 +52,17 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """File with this client's certificate chain (PEM), for mutual TLS."""
     tls_key: str = ""
     """File with the key of that certificate (PEM)."""
+    token: str = ""
+    """What this client shows to the replicas, where they ask for tokens; sent over TLS alone, unless to this host."""
 
     def port_options(self) -> PortOptions:
         """The part that concerns the port."""
-        return PortOptions(tls_authority=self.tls_authority, tls_certificate=self.tls_certificate, tls_key=self.tls_key)
+        return PortOptions(
+            tls_authority=self.tls_authority,
+            tls_certificate=self.tls_certificate,
+            tls_key=self.tls_key,
+            token=self.token,
+        )
 
 
 class OptionFields(TypedDict, total=False):
@@ -71,6 +78,7 @@ class OptionFields(TypedDict, total=False):
     tls_authority: str
     tls_certificate: str
     tls_key: str
+    token: str
 
 
 def make_options(fields: OptionFields) -> Options:

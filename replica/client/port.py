@@ -31,7 +31,7 @@ from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
-from replica.client.errors import InvalidArgument
+from replica.client.errors import InvalidArgument, NotCommitted
 from replica.wire.typed import ClientFrame, Hello, ServerFrame, StatusReply
 
 ENTRY_POINT_GROUP: Final = "synod.ports"
@@ -39,7 +39,14 @@ ENTRY_POINT_GROUP: Final = "synod.ports"
 
 
 class AttachmentLost(Exception):
-    """The stream cannot be opened or has ended; the text says why, for people."""
+    """The stream cannot be opened or has ended; the text says why, for people.
+
+    ``mismatch``: what it is to whoever waits, when another attempt would end likewise.
+    """
+
+    def __init__(self, text: str, mismatch: type[NotCommitted] | None = None) -> None:
+        super().__init__(text)
+        self.mismatch = mismatch
 
 
 class Attachment(Protocol):
@@ -81,6 +88,8 @@ class PortOptions(msgspec.Struct, frozen=True, kw_only=True):
     """File with this client's certificate chain (PEM), for mutual TLS."""
     tls_key: str = ""
     """File with the key of that certificate (PEM)."""
+    token: str = ""
+    """What this client shows to the replicas, where they ask for tokens."""
 
 
 PortFactory: TypeAlias = Callable[[str, PortOptions], Port]

@@ -30,13 +30,15 @@ from typing import Final
 
 import msgspec
 
-from replica.client.engine import Move, nearer_endpoint
+from replica.client.engine import MISMATCHES, Move, nearer_endpoint
 from replica.client.errors import (
     Compacted,
     InvalidArgument,
     NotCommitted,
     Overloaded,
+    PermissionDenied,
     SynodError,
+    Unauthenticated,
     Unsupported,
     WrongCluster,
 )
@@ -243,12 +245,13 @@ class WatchEngine:
         if frame.HasField("welcome"):
             self._welcome(frame.welcome)
         for rejection in frame.rejections:
-            mismatch = rejection.code in {Code.WRONG_CLUSTER, Code.WIRE_VERSION}
+            mismatch = MISMATCHES.get(rejection.code)
             self._wish = Move(rejection.message or "the replica refuses the stream", mismatch=mismatch)
         for news in frame.watch_news:
             self._news(news, now)
         if frame.HasField("closing") and self._wish is None:
-            self._wish = Move(frame.closing.message or "the replica ended the stream")
+            mismatch = MISMATCHES.get(frame.closing.code)
+            self._wish = Move(frame.closing.message or "the replica ended the stream", mismatch=mismatch)
 
     def _welcome(self, welcome: ServerFrame.Welcome) -> None:
         if welcome.wire_version != WIRE_VERSION:
@@ -336,4 +339,6 @@ _FINAL: Final[dict[int, Callable[[str], NotCommitted]]] = {
     Code.INVALID: InvalidArgument,
     Code.UNSUPPORTED: Unsupported,
     Code.WRONG_CLUSTER: WrongCluster,
+    Code.UNAUTHENTICATED: Unauthenticated,
+    Code.PERMISSION_DENIED: PermissionDenied,
 }

@@ -15,8 +15,8 @@ from copy import copy
 
 from replica import __version__
 from replica.client.discovery import Discovery
-from replica.client.engine import Move
-from replica.client.errors import Closed, WrongCluster
+from replica.client.engine import Move, move_after
+from replica.client.errors import Closed
 from replica.client.port import Attachment, AttachmentLost, Port
 from replica.client.watches import Watch, WatchEngine, WatchOptions
 from replica.kv.operations import WatchBatch
@@ -124,7 +124,7 @@ class Watching:
             except TimeoutError:
                 self._trouble(endpoint, Move(f"no connection within {self._stall_s:g} s"))
             except AttachmentLost as lost:
-                self._trouble(endpoint, Move(str(lost)))
+                self._trouble(endpoint, Move(str(lost), mismatch=lost.mismatch))
             else:
                 await self._converse(attachment, endpoint)
 
@@ -137,7 +137,7 @@ class Watching:
         if move.mismatch:
             self._mismatches.add(endpoint)
             if set(self._discovery.known) <= self._mismatches:
-                self.engine.fail_everything(WrongCluster(move.reason))
+                self.engine.fail_everything(move.mismatch(move.reason))
 
     async def _converse(self, attachment: Attachment, endpoint: str) -> None:
         """Use the stream until it ends or the engine wants another."""
@@ -156,8 +156,7 @@ class Watching:
         for outcome in outcomes:
             if isinstance(outcome, Exception) and not isinstance(outcome, AttachmentLost):
                 logger.error("watches at %s failed", endpoint, exc_info=outcome)
-        reason = next((str(error) for error in first if error is not None), "the stream ended")
-        self._trouble(endpoint, self._take_move() or Move(reason))
+        self._trouble(endpoint, self._take_move() or move_after(first))
 
     def _take_move(self) -> Move | None:
         move, self._move = self._move, None

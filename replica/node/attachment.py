@@ -14,6 +14,9 @@ from typing import Final, NamedTuple
 from replica.kv.machine import Outcome
 from replica.wire import typed as wire
 
+from .access import Denied
+from .callers import Caller
+
 __all__ = ["Attachment", "News"]
 
 NEWS_BYTES: Final = 64
@@ -78,7 +81,9 @@ class Attachment:
         "_results",
         "_waiter",
         "_welcome",
+        "caller",
         "client",
+        "denied",
         "ended",
         "greeted",
         "in_flight",
@@ -92,6 +97,10 @@ class Attachment:
 
     def __init__(self, frame_bytes_max: int) -> None:
         self.session = 0
+        self.caller: Caller | None = None
+        """Whose stream it is, where that matters."""
+        self.denied: Denied | None = None
+        """Why nothing is done for it."""
         self.client = ""
         self.greeted = False
         self.opening = False

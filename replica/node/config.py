@@ -54,6 +54,25 @@ class Advertise(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     client: str = ""
 
 
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PEM files of one listener. Empty: plain text."""
+
+    certificate: str = ""
+    key: str = ""
+    authority: str = ""
+    """Certificates by which the other side is recognised; with it, whoever connects must show one."""
+
+
+class SecurityConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may connect, and do what. Files are read again when they change."""
+
+    peer: TlsConfig = TlsConfig()
+    """Between replicas, always mutual; the certificate of replica N names ``replica-N.synod``."""
+    client: TlsConfig = TlsConfig()
+    tokens: str = ""
+    """The TOML file of tokens (`replica.node.access`); empty: whoever can connect may do everything."""
+
+
 class MemberConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One replica of the initial configuration (or, for one that joins, one to ask)."""
 
@@ -85,6 +104,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     session_outgoing_bytes_max: Bytes = 64 << 20
     """Answers that a client has not taken yet; beyond it the stream is closed."""
     sessions_attached_max: int = 4096
+    client_streams_max: int = 4096
+    """Streams of one client: of one token or else certificate or else host."""
+    client_operations_per_s_max: int = 0
+    """Operations a second that one client may write, in the mean over a second; 0: as many as it likes."""
     session_watches_max: int = 4096
     """Watches of one stream."""
     watches_max: int = 100_000
@@ -160,6 +183,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
     batch_max: int = 512
     """Operations of one session that are proposed as one command; 1 turns batching off."""
+    security: SecurityConfig = SecurityConfig()
     limits: Limits = Limits()
     snapshot: SnapshotPolicy = SnapshotPolicy()
     storage: StorageConfig = StorageConfig()
@@ -357,6 +381,7 @@ def _validate(config: NodeConfig) -> None:
         raise ConfigurationError("data: must not be empty")
     _check_addresses(config)
     _check_limits(config)
+    _check_security(config.security)
     if config.bootstrap and config.join:
         raise ConfigurationError("join: a replica is either bootstrapped or joins, not both")
     _check_members(config.members)
@@ -402,6 +427,17 @@ def _check_address(path: str, address: str) -> None:
         raise ConfigurationError(f"{path}: {error}") from None
 
 
+def _check_security(security: SecurityConfig) -> None:
+    for path, tls in (("security.peer", security.peer), ("security.client", security.client)):
+        for name, other in (("certificate", "key"), ("key", "certificate")):
+            if getattr(tls, name) and not getattr(tls, other):
+                raise ConfigurationError(f"{path}.{other}: is required with {path}.{name}")
+        if tls.authority and not tls.certificate:
+            raise ConfigurationError(f"{path}.certificate: is required with {path}.authority")
+    if security.peer.certificate and not security.peer.authority:
+        raise ConfigurationError("security.peer.authority: is required: between replicas, TLS is mutual")
+
+
 def _check_members(members: Sequence[MemberConfig]) -> None:
     seen: set[int] = set()
     for index, member in enumerate(members):
@@ -415,13 +451,16 @@ def _check_members(members: Sequence[MemberConfig]) -> None:
             _check_address(f"members[{index}].client", member.client)
 
 
+_MAY_BE_ZERO = frozenset({"client_operations_per_s_max"})
+
+
 def _check_limits(config: NodeConfig) -> None:
     if config.batch_max < 1:
         raise ConfigurationError(f"batch_max: {config.batch_max} is less than 1 (1 turns batching off)")
     for table, struct in (("limits", config.limits), ("storage", config.storage)):
         for field in msgspec.structs.fields(type(struct)):
             value = getattr(struct, field.name)
-            if value <= 0:
+            if value < 0 or (value == 0 and field.name not in _MAY_BE_ZERO):
                 raise ConfigurationError(f"{table}.{field.name}: {value} is not positive")
     for field in msgspec.structs.fields(SnapshotPolicy):
         value = getattr(config.snapshot, field.name)

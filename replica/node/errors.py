@@ -17,6 +17,7 @@ __all__ = [
     "EXIT_IDENTITY",
     "EXIT_NOT_A_MEMBER",
     "BadFolder",
+    "BadSecurity",
     "CannotListen",
     "Damaged",
     "NodeFailure",
@@ -40,6 +41,12 @@ class NodeFailure(Exception):
 
 class BadFolder(NodeFailure):
     """The data folder and the configuration do not belong together, or the folder was never formatted."""
+
+    exit_status = EXIT_BAD_CONFIGURATION
+
+
+class BadSecurity(NodeFailure):
+    """Certificates or tokens that the configuration names cannot be used."""
 
     exit_status = EXIT_BAD_CONFIGURATION
 

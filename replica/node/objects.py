@@ -153,6 +153,8 @@ class KeyedSessions(Sessions):
         except runs.MalformedOperation as error:
             self._refuse_run(attachment, run, code_of(error), str(error))
             return
+        if self._forbids(attachment, run, operations):
+            return
         for operation in operations:
             if reason := self.abilities.refusal(operation):
                 self._refuse_run(attachment, run, wire.Code.UNSUPPORTED, reason)

@@ -36,6 +36,7 @@ from replica.consensus.interface import (
 from replica.consensus.registry import find_protocol
 from replica.storage.coordinator import Anchor
 from replica.transport import (
+    PLAIN,
     Accept,
     AddressUnavailable,
     EpochSeen,
@@ -47,6 +48,7 @@ from replica.transport import (
     PeerGreeting,
     RefusalCode,
     Refuse,
+    Security,
     SnapshotQuery,
     SnapshotSink,
     SnapshotSource,
@@ -55,11 +57,14 @@ from replica.transport import (
     bind,
     create_server,
 )
+from replica.transport.security import Credentials, TlsFiles
 from replica.wire import typed as wire
 
+from .access import AdminGuard, TokenFileError, Tokens
 from .admin import AdminService
-from .config import NodeConfig
-from .errors import CannotListen, NotAMember, WrongIdentity
+from .callers import Callers
+from .config import NodeConfig, TlsConfig
+from .errors import BadSecurity, CannotListen, NotAMember, WrongIdentity
 from .health import Exposition, Health
 from .logs import Logger
 from .metrics import NodeMetrics
@@ -87,6 +92,18 @@ STOP_GRACE_S: Final = 0.5
 
 FLUSH_TIMEOUT_S: Final = 10.0
 """How long a replica that stops waits for its disk."""
+
+
+def _security(name: str, tls: TlsConfig) -> Security:
+    """What a listener and its like use. Raises `BadSecurity`."""
+    if not tls.certificate:
+        return PLAIN
+    try:
+        return Security(
+            credentials=Credentials(TlsFiles(certificate=tls.certificate, key=tls.key, authority=tls.authority))
+        )
+    except (OSError, ValueError) as error:
+        raise BadSecurity(f"security.{name}: {error}") from error
 
 
 def _nothing_yet(_data: bytes) -> Any:
@@ -122,14 +139,21 @@ class Replica(Stored):
 
     async def start(self) -> None:
         """Open the data, listen, and take part. Raises `NodeFailure`; nothing is left running then."""
+        security = self.config.security
+        peers, clients = _security("peer", security.peer), _security("client", security.client)
+        try:
+            tokens = Tokens(security.tokens) if security.tokens else None
+        except TokenFileError as error:
+            raise BadSecurity(f"security.tokens: {error}") from error
+        self.sessions.callers = Callers(tokens, operations_per_s_max=self.config.limits.client_operations_per_s_max)
         await self.open()
         try:
-            await self._start()
+            await self._start(peers, clients, tokens)
         except BaseException:
             await self.stop()
             raise
 
-    async def _start(self) -> None:
+    async def _start(self, peers: Security, clients: Security, tokens: Tokens | None) -> None:
         config, identity = self.config, self.storage.identity
         self.transport = Transport(
             Identity(
@@ -140,23 +164,25 @@ class Replica(Stored):
             ),
             self,
             listen=config.listen.peer,
+            security=peers,
         )
         try:
             await self.transport.start()
         except AddressUnavailable as error:
             raise CannotListen(f"listen.peer: {error}") from error
-        await self._listen()
+        await self._listen(clients, tokens)
         if self.storage.anchor is None:
             self.transitions.join()
         else:
             self.begin(self.storage.anchor)
         self.spawn(self._keep_house())
 
-    async def _listen(self) -> None:
+    async def _listen(self, security: Security, tokens: Tokens | None) -> None:
         config = self.config
-        server = create_server(config.limits.frame_bytes_max + (1 << 20))
+        guards = () if tokens is None else (AdminGuard(tokens),)
+        server = create_server(config.limits.frame_bytes_max + (1 << 20), guards)
         try:
-            self.client_port = bind(server, config.listen.client)
+            self.client_port = bind(server, config.listen.client, security)
         except AddressUnavailable as error:
             raise CannotListen(f"listen.client: {error}") from error
         server.add_generic_rpc_handlers((SessionService(self.sessions, self._frame_failed).handler(),))
@@ -381,6 +407,7 @@ class Replica(Stored):
             await self._look_around()
 
     async def _look_around(self) -> None:
+        self.sessions.review()
         ready = not self.problem()
         if ready != self.ready:
             self.ready = ready

@@ -36,7 +36,7 @@ class SessionService:
         return grpc.method_handlers_generic_handler(wire.SESSION, {"Attach": method})
 
     async def _attach(self, _requests: Any, context: Any) -> None:
-        attachment = self._sessions.attach()
+        attachment = self._sessions.attach(context)
         reader = asyncio.create_task(self._read(attachment, context))
         try:
             while (frame := await attachment.next_frame()) is not None:

@@ -38,7 +38,9 @@ from replica.kv.machine import Outcome
 from replica.kv.objects import Part
 from replica.wire import typed as wire
 
+from .access import Denied
 from .attachment import Attachment
+from .callers import Callers, check_operations, check_watch
 from .config import Limits
 from .metrics import NodeMetrics
 from .watches import Watches
@@ -162,10 +164,12 @@ class Sessions:
         batch_max: int,
         metrics: NodeMetrics,
         watches: Watches | None = None,
+        callers: Callers | None = None,
     ) -> None:
-        """Without ``watches``, nobody can watch here."""
+        """Without ``watches``, nobody can watch here; without ``callers``, everybody may do everything."""
         self._engine = engine
         self._watches = watches
+        self.callers = callers
         self._cluster = cluster
         self._limits = limits
         self._batch_max = batch_max
@@ -185,9 +189,14 @@ class Sessions:
         """How many streams there are."""
         return len(self._attachments)
 
-    def attach(self) -> Attachment:
-        """A new stream, which has not said anything yet."""
+    def attach(self, context: Any = None) -> Attachment:
+        """A new stream, which has not said anything yet; ``context`` is that of its call."""
         attachment = Attachment(self._limits.frame_bytes_max)
+        if self.callers is not None and context is not None:
+            try:
+                attachment.caller = self.callers.arrive(context)
+            except Denied as denied:
+                attachment.denied = denied
         self._attachments.add(attachment)
         return attachment
 
@@ -201,7 +210,18 @@ class Sessions:
         self._forget_in_flight(attachment)
         if self._watches is not None:
             self._watches.detach(attachment)
+        if self.callers is not None and attachment.caller is not None:
+            self.callers.leave(attachment.caller)
+            attachment.caller = None
         attachment.wake()
+
+    def review(self) -> None:
+        """End the streams whose tokens have expired or were withdrawn."""
+        for attachment in self._attachments:
+            if attachment.caller is not None and attachment.caller.grant is not None and attachment.greeted:
+                denied = self._denied(attachment)
+                if denied is not None and not attachment.ended:
+                    self._close(attachment, denied.code, str(denied))
 
     def close_all(self, code: wire.Code, message: str) -> None:
         """Tell every client that this replica ends its stream."""
@@ -229,13 +249,16 @@ class Sessions:
         elif frame.HasField("hello"):
             self._close(attachment, wire.Code.INVALID, "a stream is greeted once")
             return
+        elif (denied := self._denied(attachment)) is not None:
+            self._deny(attachment, frame, denied)
+            return
         if frame.runs:
             self._runs(attachment, frame.runs)
         if frame.reads:
             self._reads(attachment, frame.reads)
         if self._watches is not None and (frame.watches or frame.unwatch):
             for watch in frame.watches:
-                self._watches.open(attachment, watch)
+                self._watches.open(attachment, watch, self._watch_refusal(attachment, watch))
             for id_ in frame.unwatch:
                 self._watches.cancel(attachment, id_)
         if frame.goodbye:
@@ -258,6 +281,13 @@ class Sessions:
             refusal = (
                 wire.Code.WRONG_CLUSTER,
                 f"this replica belongs to cluster {self._cluster!r}, the client asked for {hello.cluster!r}",
+            )
+        elif attachment.denied is not None:
+            refusal = attachment.denied.code, str(attachment.denied)
+        elif attachment.caller is not None and attachment.caller.streams > self._limits.client_streams_max:
+            refusal = (
+                wire.Code.OVERLOADED,
+                f"{attachment.caller.name} has {self._limits.client_streams_max} streams to this replica already",
             )
         elif len(self._attachments) > self._limits.sessions_attached_max:
             refusal = (
@@ -282,6 +312,31 @@ class Sessions:
         else:
             self._welcome(attachment)
         return True
+
+    def _denied(self, attachment: Attachment) -> Denied | None:
+        """Why the client may do nothing any more, or None."""
+        if self.callers is not None and attachment.caller is not None and attachment.denied is None:
+            try:
+                self.callers.check(attachment.caller)
+            except Denied as denied:
+                attachment.denied = denied
+        return attachment.denied
+
+    def _deny(self, attachment: Attachment, frame: wire.ClientFrame, denied: Denied) -> None:
+        """Refuse all of the frame, definitely, and end the stream."""
+        for run in frame.runs:
+            self._refuse_run(attachment, run, denied.code, str(denied))
+        for read in frame.reads:
+            self._refuse_read(attachment, read.id, denied.code, str(denied))
+        self._close(attachment, denied.code, str(denied))
+
+    def _watch_refusal(self, attachment: Attachment, watch: wire.Watch) -> tuple[wire.Code, str] | None:
+        if attachment.caller is not None:
+            try:
+                check_watch(attachment.caller, watch.first, watch.last)
+            except Denied as denied:
+                return denied.code, str(denied)
+        return None
 
     def _turn_away(self, attachment: Attachment, rejection: wire.Rejection) -> None:
         """The greeting is refused: say so, and end the stream."""
@@ -366,8 +421,30 @@ class Sessions:
                 or self.in_flight_bytes + len(run.operations) > limits.queued_bytes_max
             ):
                 self._refuse_run(attachment, run, wire.Code.OVERLOADED, "the replica's queue is full")
+            elif (
+                self.callers is not None
+                and attachment.caller is not None
+                and not self.callers.room(attachment.caller, count)
+            ):
+                self._refuse_run(
+                    attachment,
+                    run,
+                    wire.Code.OVERLOADED,
+                    f"{attachment.caller.name} writes more than {self.callers.rate:g} operations a second",
+                )
             else:
                 self._propose_run(attachment, run)
+
+    def _forbids(self, attachment: Attachment, run: wire.Run, operations: list[kv.ClientOperation]) -> bool:
+        """May the client not do what is in the run? Then the run is refused."""
+        if attachment.caller is None or attachment.caller.grant is None:
+            return False
+        try:
+            check_operations(attachment.caller, operations)
+        except Denied as denied:
+            self._refuse_run(attachment, run, denied.code, str(denied))
+            return True
+        return False
 
     def _propose_run(self, attachment: Attachment, run: wire.Run) -> None:
         operations, count = run.operations, run.count
@@ -375,6 +452,8 @@ class Sessions:
             parsed = runs.validate_run(operations, count)
         except runs.MalformedOperation as error:
             self._refuse_run(attachment, run, code_of(error), str(error))
+            return
+        if self._forbids(attachment, run, parsed):
             return
         payload = runs.pack_payload(run.acknowledged, operations)
         if count <= self._batch_max:
@@ -417,6 +496,15 @@ class Sessions:
         engine = self._engine
         for read in incoming:
             consistency = read.consistency
+            if attachment.caller is not None and attachment.caller.grant is not None:
+                try:
+                    check_operations(attachment.caller, runs.validate_reads(read.operations, read.count))
+                except Denied as denied:
+                    self._refuse_read(attachment, read.id, denied.code, str(denied))
+                    continue
+                except runs.MalformedOperation as error:
+                    self._refuse_read(attachment, read.id, code_of(error), str(error))
+                    continue
             if consistency == wire.Consistency.STALE:
                 self._read_now(attachment, read.id, read.operations, read.count)
                 attachment.wake()

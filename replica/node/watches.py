@@ -220,10 +220,10 @@ class Watches:
         """What clients have not taken, over all streams."""
         return self._untaken
 
-    def open(self, attachment: Attachment, asked: wire.Watch) -> None:
-        """A client asks for a watch."""
+    def open(self, attachment: Attachment, asked: wire.Watch, denied: tuple[wire.Code, str] | None = None) -> None:
+        """A client asks for a watch; ``denied``: why it may not have it."""
         watches = self._streams.get(attachment, {})
-        refusal = self._refusal()
+        refusal = denied or self._refusal()
         if refusal is None and asked.id in watches:
             refusal = wire.Code.INVALID, f"watch {asked.id} of this stream exists already"
         if refusal is None and (wrong := _wrong(asked)):

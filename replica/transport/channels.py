@@ -1,7 +1,6 @@
 """How channels and servers are made: the only place that knows grpc's options and credentials.
 
-Peers and clients have separate listeners, each a server of its own made here. Plain text today; with `Security` set,
-the same functions make secured ones.
+Peers and clients have separate listeners, each a server of its own made here: in plain text, or by TLS.
 """
 
 from __future__ import annotations
@@ -14,15 +13,22 @@ import grpc
 import grpc.aio
 import msgspec
 
+from replica.consensus.interface import ReplicaId
+
 from .bounds import GRPC_MESSAGE_BYTES_MAX, KEEPALIVE_INTERVAL_S, KEEPALIVE_TIMEOUT_S, LOOKAHEAD_BYTES
 from .errors import AddressUnavailable
+from .security import Credentials, replica_name
 
 
 class Security(msgspec.Struct, frozen=True, kw_only=True):
     """Credentials of a listener and of the channels that lead to its like. None: plain text."""
 
-    server: grpc.ServerCredentials | None = None
-    channel: grpc.ChannelCredentials | None = None
+    credentials: Credentials | None = None
+
+    @property
+    def mutual(self) -> bool:
+        """Must whoever connects show a certificate?"""
+        return self.credentials is not None and self.credentials.mutual
 
 
 PLAIN = Security()
@@ -71,9 +77,11 @@ def channel_options(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> Options:
     ]
 
 
-def create_server(message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX) -> grpc.aio.Server:
+def create_server(
+    message_bytes_max: int = GRPC_MESSAGE_BYTES_MAX, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+) -> grpc.aio.Server:
     """A server with the options above. Add services, `bind` it, start it."""
-    return grpc.aio.server(options=server_options(message_bytes_max))
+    return grpc.aio.server(options=server_options(message_bytes_max), interceptors=interceptors)
 
 
 def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> int:
@@ -84,10 +92,10 @@ def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> i
     """
     check_address(address)
     try:
-        if security.server is None:
+        if security.credentials is None:
             port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, security.server)
+            port = server.add_secure_port(address, security.credentials.server())
     except (RuntimeError, ValueError) as error:
         raise AddressUnavailable(address, str(error)) from None
     if port == 0:
@@ -95,11 +103,14 @@ def bind(server: grpc.aio.Server, address: str, security: Security = PLAIN) -> i
     return int(port)
 
 
-def open_channel(address: str, security: Security = PLAIN) -> grpc.aio.Channel:
-    """A channel to a peer's listener, with a connection of its own."""
-    if security.channel is None:
+def open_channel(address: str, peer: ReplicaId, security: Security = PLAIN) -> grpc.aio.Channel:
+    """A channel to the listener of ``peer``, with a connection of its own. With TLS, whoever answers must be certified
+    to be that replica.
+    """
+    if security.credentials is None:
         return grpc.aio.insecure_channel(address, options=channel_options())
-    return grpc.aio.secure_channel(address, security.channel, options=channel_options())
+    options = [*channel_options(), ("grpc.ssl_target_name_override", replica_name(peer))]
+    return grpc.aio.secure_channel(address, security.credentials.channel(), options=options)
 
 
 def check_address(address: str) -> None:

@@ -37,6 +37,7 @@ class RefusalCode(IntEnum):
     VERSION = 5
     STALE_CONNECTION = 6
     PROTOCOL = 7
+    CERTIFICATE = 8
 
 
 class PeerGreeting(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,6 +48,7 @@ from .host import (
     Refuse,
     TransportHost,
 )
+from .security import certified, certified_as, replica_name
 from .timers import FineTimers
 
 _LOG = logging.getLogger(__name__)
@@ -110,7 +111,9 @@ class Inbound:
         timers: FineTimers,
         fault_towards: Callable[[ReplicaId], LinkFault],
         greeted: Callable[[ReplicaId], None],
+        mutual: bool = False,
     ) -> None:
+        """``mutual``: a peer's certificate must name the replica that it says to be."""
         self.counters = InboundCounters()
         self._identity = identity
         self._host = host
@@ -118,6 +121,7 @@ class Inbound:
         self._timers = timers
         self._fault_towards = fault_towards
         self._greeted = greeted
+        self._mutual = mutual
         self._streams: dict[ReplicaId, _Stream] = {}
         self._newest: dict[ReplicaId, tuple[int, int]] = {}
         self._unblocked = asyncio.Event()
@@ -184,7 +188,11 @@ class Inbound:
             protocol=frame.greeting.protocol,
             admitted=frame.greeting.admitted,
         )
-        refusal = judge(frame.greeting, self._identity) or self._judge_order(greeting)
+        refusal = (
+            judge(frame.greeting, self._identity)
+            or self._judge_certificate(context, greeting)
+            or self._judge_order(greeting)
+        )
         if refusal is not None:
             await self._refuse(context, refusal)
             return None
@@ -222,6 +230,15 @@ class Inbound:
         if greeting.epoch > self._host.epoch():
             self._host.notified(EpochSeen(greeting.replica, greeting.epoch))
         return stream
+
+    def _judge_certificate(self, context: Any, greeting: PeerGreeting) -> Refuse | None:
+        if not self._mutual or certified(context, greeting.replica):
+            return None
+        return Refuse(
+            RefusalCode.CERTIFICATE,
+            f"the greeting is from replica {greeting.replica}, the certificate is that of {certified_as(context)}: it "
+            f"must name {replica_name(greeting.replica)}",
+        )
 
     def _judge_order(self, greeting: PeerGreeting) -> Refuse | None:
         newest = self._newest.get(greeting.replica)

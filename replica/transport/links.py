@@ -303,10 +303,11 @@ class PeerLink:
 
     async def _converse(self) -> bool:
         """One stream from its greeting to its end. True when the greeting was accepted."""
-        channel = open_channel(self.address, self._security)
+        channel = open_channel(self.address, self.peer, self._security)
         stood = False
+        call: Any = None
         try:
-            call: Any = channel.stream_stream(_CONNECT)()
+            call = channel.stream_stream(_CONNECT)()
             try:
                 async with asyncio.timeout(GREETING_TIMEOUT_S):
                     stood = await self._greet(call)
@@ -320,7 +321,7 @@ class PeerLink:
             self._describe(_reason(error))
         except asyncio.InvalidStateError:
             # What writing to a call that has ended raises; the listener may know why it did.
-            self._describe(self._broken or "the stream ended")
+            self._describe(self._broken or await _ending(call))
         except asyncio.CancelledError:
             # grpc raises it for a call that was cancelled, too: it ends this task only if the task was meant.
             task = asyncio.current_task()
@@ -450,6 +451,14 @@ def report_failure(task: asyncio.Task[None]) -> None:
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
     return f"{error.code().name.lower().replace('_', ' ')}: {error.details()}"
+
+
+async def _ending(call: Any) -> str:
+    """How a call ended."""
+    if call is None or not call.done():
+        return "the stream ended"
+    code, details = await call.code(), await call.details()
+    return f"{code.name.lower().replace('_', ' ')}: {details}" if details else "the stream ended"
 
 
 def _refusal_code(number: int) -> RefusalCode:

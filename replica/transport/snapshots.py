@@ -25,6 +25,7 @@ from .channels import Security, open_channel
 from .errors import SnapshotInterrupted, SnapshotRefused
 from .faults import LinkFault, Randomness, Shaper
 from .host import Identity, SnapshotQuery, SnapshotSink, SnapshotSource, SnapshotUnserved, TransportHost
+from .security import certified, certified_as
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class SnapshotServer:
         randomness: Randomness,
         fault_towards: Callable[[ReplicaId], LinkFault],
         streams_max: int = SNAPSHOT_STREAMS_MAX,
+        mutual: bool = False,
     ) -> None:
         self.served = 0
         self._identity = identity
@@ -61,6 +63,7 @@ class SnapshotServer:
         self._fault_towards = fault_towards
         self._streams_max = streams_max
         self._streams = 0
+        self._mutual = mutual
 
     async def fetch(
         self, request: SnapshotRequest, context: grpc.aio.ServicerContext[SnapshotRequest, SnapshotChunk]
@@ -70,6 +73,11 @@ class SnapshotServer:
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 f"this is a replica of cluster {self._identity.cluster!r}, not {request.cluster!r}",
+            )
+        if self._mutual and not certified(context, request.replica):
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the certificate is that of {certified_as(context)}, not of replica {request.replica}",
             )
         if self._streams >= self._streams_max:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{self._streams} snapshots are being sent already")
@@ -157,7 +165,7 @@ async def fetch_snapshot(
         frontier=msgspec.msgpack.encode(frontier),
         epoch=epoch,
     )
-    async with open_channel(address, security) as channel:
+    async with open_channel(address, peer, security) as channel:
         call = peer_stub(channel).FetchSnapshot(request)
         offset = 0
         try:

@@ -92,9 +92,14 @@ class Transport:
             timers=self._timers,
             fault_towards=self._fault_towards,
             greeted=self._greeted,
+            mutual=security.mutual,
         )
         self._snapshots = SnapshotServer(
-            identity=identity, host=host, randomness=self._randomness, fault_towards=self._fault_towards
+            identity=identity,
+            host=host,
+            randomness=self._randomness,
+            fault_towards=self._fault_towards,
+            mutual=security.mutual,
         )
 
     # --------------------------------------------------------------------------------------------------- life and peers

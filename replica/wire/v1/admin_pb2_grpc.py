@@ -80,7 +80,8 @@ class AdminServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ReplaceMember(self, request, context):
-        """Decide a new configuration in which one member stands for another. Ask the leader.
+        """Decide a new configuration in which one member stands for another, or there is one more, or one less. Ask the
+        leader.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

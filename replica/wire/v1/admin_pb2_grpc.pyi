@@ -40,7 +40,9 @@ class AdminStub:
         replica.wire.v1.admin_pb2.ReplaceMemberRequest,
         replica.wire.v1.admin_pb2.ReplaceMemberReply,
     ]
-    """Decide a new configuration in which one member stands for another. Ask the leader."""
+    """Decide a new configuration in which one member stands for another, or there is one more, or one less. Ask the
+    leader.
+    """
 
     Yield: grpc.UnaryUnaryMultiCallable[
         replica.wire.v1.admin_pb2.YieldRequest,
@@ -88,7 +90,9 @@ class AdminAsyncStub:
         replica.wire.v1.admin_pb2.ReplaceMemberRequest,
         replica.wire.v1.admin_pb2.ReplaceMemberReply,
     ]
-    """Decide a new configuration in which one member stands for another. Ask the leader."""
+    """Decide a new configuration in which one member stands for another, or there is one more, or one less. Ask the
+    leader.
+    """
 
     Yield: grpc.aio.UnaryUnaryMultiCallable[
         replica.wire.v1.admin_pb2.YieldRequest,
@@ -144,7 +148,9 @@ class AdminServicer(metaclass=abc.ABCMeta):
         request: replica.wire.v1.admin_pb2.ReplaceMemberRequest,
         context: _ServicerContext,
     ) -> typing.Union[replica.wire.v1.admin_pb2.ReplaceMemberReply, collections.abc.Awaitable[replica.wire.v1.admin_pb2.ReplaceMemberReply]]:
-        """Decide a new configuration in which one member stands for another. Ask the leader."""
+        """Decide a new configuration in which one member stands for another, or there is one more, or one less. Ask the
+        leader.
+        """
 
     @abc.abstractmethod
     def Yield(

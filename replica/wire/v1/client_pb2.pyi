@@ -31,6 +31,8 @@ class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INTERNAL: _ClassVar[Code]
     COMPACTED: _ClassVar[Code]
     SLOW: _ClassVar[Code]
+    UNAUTHENTICATED: _ClassVar[Code]
+    PERMISSION_DENIED: _ClassVar[Code]
 LINEARIZABLE: Consistency
 STALE: Consistency
 READ_INDEX: Consistency
@@ -51,6 +53,8 @@ STORAGE_FULL: Code
 INTERNAL: Code
 COMPACTED: Code
 SLOW: Code
+UNAUTHENTICATED: Code
+PERMISSION_DENIED: Code
 
 class ClientFrame(_message.Message):
     __slots__ = ("hello", "runs", "reads", "goodbye", "watches", "unwatch")

@@ -84,6 +84,7 @@ class Refusal(_message.Message):
         VERSION: _ClassVar[Refusal.Code]
         STALE_CONNECTION: _ClassVar[Refusal.Code]
         PROTOCOL: _ClassVar[Refusal.Code]
+        CERTIFICATE: _ClassVar[Refusal.Code]
     UNSPECIFIED: Refusal.Code
     WRONG_CLUSTER: Refusal.Code
     WRONG_RECIPIENT: Refusal.Code
@@ -92,6 +93,7 @@ class Refusal(_message.Message):
     VERSION: Refusal.Code
     STALE_CONNECTION: Refusal.Code
     PROTOCOL: Refusal.Code
+    CERTIFICATE: Refusal.Code
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     code: Refusal.Code

@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
-from replica.client import InvalidArgument, Unavailable, connect_async, port
+from replica.client import InvalidArgument, Unauthenticated, Unavailable, connect_async, port
 from replica.client.grpc_port import GrpcPort, parse_endpoints
 from replica.client.port import AttachmentLost, PortOptions, open_port, scheme_of
 from replica.wire.typed import WIRE_VERSION, ClientFrame, Hello
@@ -164,7 +164,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path):
         async with connect_async(cluster.endpoints[0], **trusted) as store:
             await store.put("key", "value")
         async with connect_async(cluster.endpoints[0], timeout_s=0.3) as store:
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unauthenticated):
                 await store.put("key", "value")
     with pytest.raises(InvalidArgument, match=r"missing\.pem"):
         connect_async("127.0.0.1:1", tls_authority=str(tmp_path / "missing.pem"))
