@@ -1,4 +1,5 @@
-"""What replicas say to each other, and what they keep. Everything travels in lists: one message for a whole turn."""
+"""What replicas say to each other, and what they keep. Everything travels in lists: one message for a whole turn, or
+several where one would be too large for a frame."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from replica.consensus.interface import Configuration, ConfigurationError
+from replica.consensus.options import COMMAND_BYTES_MAX
 from replica.consensus.quorums import Flexible, Majority, Quorums
 
 
@@ -21,6 +22,10 @@ class AbdOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that are repeated at once."""
     queue_max: int = 16384
     """Operations under way at a replica; more are refused, definitely."""
+    queue_bytes_max: int = 64 << 20
+    """Bytes of the commands that are under way at a replica."""
+    chunk_bytes_max: int = 1 << 20
+    """Records in one message are cut about here, except that one record always travels whole."""
 
 
 def quorums_of(configuration: Configuration, options: AbdOptions) -> Quorums:
@@ -44,7 +49,11 @@ def validate(configuration: Configuration, options: AbdOptions) -> None:
     """Raises `ConfigurationError` naming the option."""
     if not options.repeat_s > 0:
         raise ConfigurationError(f"protocol.options.repeat_s: {options.repeat_s} is not a positive number of seconds")
-    for name in ("repeat_max", "queue_max"):
+    for name in ("repeat_max", "queue_max", "queue_bytes_max"):
         if getattr(options, name) < 1:
             raise ConfigurationError(f"protocol.options.{name}: {getattr(options, name)} is not at least 1")
+    if not 1 <= options.chunk_bytes_max <= COMMAND_BYTES_MAX:
+        raise ConfigurationError(
+            f"protocol.options.chunk_bytes_max: must be 1 to {COMMAND_BYTES_MAX}, or a message exceeds a frame"
+        )
     quorums_of(configuration, options)

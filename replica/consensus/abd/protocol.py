@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -35,13 +35,22 @@ from replica.consensus.interface import (
     Ticket,
     TimerFired,
 )
+from replica.consensus.options import COMMAND_OVERHEAD_BYTES
 from replica.consensus.quorums import Quorums
 
 from .messages import NEVER, TABLE, Found, Holding, Kept, Query, Register, Stamp, Store, Stored, Wanted
 from .options import AbdOptions, quorums_of, validate
 
+T = TypeVar("T")
+
 REPEAT: Final = "repeat"
 """The timer that looks after requests without an answer."""
+
+REPEATED_BYTES_MAX: Final = 8 << 20
+"""Bytes of records that are repeated at once, or one record more: what a link would drop is not worth its encoding."""
+
+ITEM_BYTES: Final = 64
+"""What an item of a message counts beside its key and record."""
 
 
 class Phase(Enum):
@@ -95,6 +104,8 @@ class Abd(Protocol):
         self._now = 0.0
         self._works: dict[int, Work] = {}
         """Operations under way, by request; the oldest first."""
+        self._bytes = 0
+        """What their commands come to."""
         self._next_request = context.incarnation << 32
         self._using: dict[bytes, tuple[int, int]] = {}
         """By key that is being written from here: the highest counter used, and how many writes are under way.
@@ -173,6 +184,7 @@ class Abd(Protocol):
         assert not self._wanted
         assert not self._kept
         assert len(self._works) <= self._options.queue_max
+        assert self._bytes == sum(_weight(work.command) for work in self._works.values())
         writing: dict[bytes, int] = {}
         for work in self._works.values():
             assert work.record is not None or work.phase is Phase.QUERY
@@ -194,13 +206,16 @@ class Abd(Protocol):
             # be minted here.
             effects.rejections.append(Reject(command, Reason.NOT_LEADER, True))
             return
-        if len(self._works) >= self._options.queue_max:
+        weight = _weight(command)
+        over = self._bytes > 0 and self._bytes + weight > self._options.queue_bytes_max
+        if over or len(self._works) >= self._options.queue_max:
             effects.rejections.append(Reject(command, Reason.OVERLOADED, True))
             return
         self._next_request += 1
         request = self._next_request
         work = Work(request, command, keys[0], touched.read_only, self._now, found={}, stored=set())
         self._works[request] = work
+        self._bytes += weight
         if not work.reads:
             used, count = self._using.get(work.key, (0, 0))
             self._using[work.key] = (used, count + 1)
@@ -265,6 +280,7 @@ class Abd(Protocol):
 
     def _answer(self, work: Work, effects: Effects) -> None:
         del self._works[work.request]
+        self._bytes -= _weight(work.command)
         if not work.reads:
             used, count = self._using[work.key]
             if count > 1:
@@ -277,13 +293,14 @@ class Abd(Protocol):
         """Ask again for what was not answered, of those who did not answer."""
         wanted: dict[ReplicaId, list[Wanted]] = {}
         kept: dict[ReplicaId, list[Kept]] = {}
-        repeated = 0
+        repeated = size = 0
         for work in self._works.values():
             if work.asked + self._options.repeat_s > self._now:
                 continue
-            if repeated == self._options.repeat_max:
+            if repeated == self._options.repeat_max or size > REPEATED_BYTES_MAX:
                 break
             repeated += 1
+            size += len(work.record or b"") if work.phase is Phase.STORE else 0
             work.asked = self._now
             for peer in self._peers:
                 if work.phase is Phase.QUERY and peer not in work.found:
@@ -292,10 +309,7 @@ class Abd(Protocol):
                     assert work.record is not None
                     kept.setdefault(peer, []).append(Kept(work.request, work.key, work.stamp, work.record))
         for peer in self._peers:
-            if peer in wanted:
-                effects.sends.append(Send((peer,), Query(tuple(wanted[peer]))))
-            if peer in kept:
-                effects.sends.append(Send((peer,), Store(tuple(kept[peer]))))
+            self._ask((peer,), wanted.get(peer, []), kept.get(peer, []), effects)
 
     # --------------------------------------------------------------------------------------------------------- holding
 
@@ -370,20 +384,61 @@ class Abd(Protocol):
                 self._undurable[key] = (ticket, register)
             self._writes = {}
         if self._peers:
-            if self._wanted:
-                effects.sends.append(Send(self._peers, Query(tuple(self._wanted))))
-            if self._kept:
-                effects.sends.append(Send(self._peers, Store(tuple(self._kept))))
+            self._ask(self._peers, self._wanted, self._kept, effects)
         self._wanted, self._kept = [], []
+        chunk = self._options.chunk_bytes_max
         for (peer, after), (found, requests) in self._outgoing.items():
-            if found:
-                effects.sends.append(Send((peer,), Holding(tuple(found)), after))
-            if requests:
-                effects.sends.append(Send((peer,), Stored(tuple(requests)), after))
+            for some_found in _cut(found, _found_bytes, chunk):
+                effects.sends.append(Send((peer,), Holding(some_found), after))
+            for some_requests in _cut(requests, _request_bytes, chunk):
+                effects.sends.append(Send((peer,), Stored(some_requests), after))
         self._outgoing = {}
         if self._works and not self._armed and self._peers:
             self._armed = True
             effects.timers[REPEAT] = self._now + self._options.repeat_s
+
+    def _ask(self, peers: tuple[ReplicaId, ...], wanted: list[Wanted], kept: list[Kept], effects: Effects) -> None:
+        chunk = self._options.chunk_bytes_max
+        for some_wanted in _cut(wanted, _wanted_bytes, chunk):
+            effects.sends.append(Send(peers, Query(some_wanted)))
+        for some_kept in _cut(kept, _kept_bytes, chunk):
+            effects.sends.append(Send(peers, Store(some_kept)))
+
+
+def _weight(command: Command) -> int:
+    """What an operation under way counts, in bytes."""
+    return len(command.payload) + COMMAND_OVERHEAD_BYTES
+
+
+def _cut(items: Iterable[T], size_of: Callable[[T], int], bytes_max: int) -> Iterator[tuple[T, ...]]:
+    """The items in order, in pieces of so many bytes, or of one item each where that alone has more."""
+    piece: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if piece and total + size > bytes_max:
+            yield tuple(piece)
+            piece, total = [], 0
+        piece.append(item)
+        total += size
+    if piece:
+        yield tuple(piece)
+
+
+def _wanted_bytes(wanted: Wanted) -> int:
+    return ITEM_BYTES + len(wanted.key)
+
+
+def _found_bytes(found: Found) -> int:
+    return ITEM_BYTES + len(found.record or b"")
+
+
+def _kept_bytes(kept: Kept) -> int:
+    return ITEM_BYTES + len(kept.key) + len(kept.record)
+
+
+def _request_bytes(_: int) -> int:
+    return ITEM_BYTES
 
 
 PROTOCOL: Final = ProtocolSpec(

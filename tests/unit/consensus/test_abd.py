@@ -11,6 +11,7 @@ import pytest
 
 from replica.consensus.abd import PROTOCOL
 from replica.consensus.abd.messages import TABLE, Holding, Query, Register, Stamp, Store, Stored
+from replica.consensus.codec import Codec
 from replica.consensus.interface import (
     Admitted,
     Command,
@@ -35,6 +36,7 @@ from replica.consensus.interface import (
 from replica.kv import operations as kv
 from replica.kv.objects import PlainRegisters
 from replica.kv.runs import decode_results, encode_operations, pack_payload
+from replica.transport.bounds import MESSAGE_BYTES_MAX
 
 
 class Site:
@@ -115,12 +117,7 @@ class Site:
 
     def ask(self, operation: kv.AnyOperation) -> None:
         """A client asks for an operation."""
-        self.cluster.sequence += 1
-        payload = pack_payload(0, encode_operations([operation]))
-        reads = isinstance(operation, kv.Get)
-        key = (operation.key,)  # type: ignore[union-attr]
-        touched = Footprint(reads=key, read_only=True) if reads else Footprint(writes=key)
-        self.step(Proposed((Command(payload, 1, self.cluster.sequence, 1, touched),)))
+        self.step(Proposed((self.cluster.command(operation),)))
 
     def wait(self, seconds: float) -> None:
         """Time passes, and the timer fires."""
@@ -158,6 +155,15 @@ class Cluster:
 
     def __getitem__(self, replica: int) -> Site:
         return self.sites[replica]
+
+    def command(self, operation: kv.AnyOperation) -> Command:
+        """An operation of a client as a command."""
+        self.sequence += 1
+        payload = pack_payload(0, encode_operations([operation]))
+        reads = isinstance(operation, kv.Get)
+        key = (operation.key,)  # type: ignore[union-attr]
+        touched = Footprint(reads=key, read_only=True) if reads else Footprint(writes=key)
+        return Command(payload, 1, self.sequence, 1, touched)
 
     def post(self, sender: int, to: tuple[int, ...], message: Message) -> None:
         self.wire.extend((sender, each, message) for each in to)
@@ -409,6 +415,45 @@ def test_more_than_fits_is_refused_before_it_is_proposed():
     assert [(each.reason, each.definite) for each in cluster[1].rejections] == [(Reason.OVERLOADED, True)]
 
 
+def test_what_is_under_way_is_bounded_in_bytes_too():
+    cluster = Cluster(queue_bytes_max=1500)
+    for number in range(3):
+        cluster[1].ask(put(bytes(500), b"%d" % number))
+    assert [(each.reason, each.definite) for each in cluster[1].rejections] == [(Reason.OVERLOADED, True)]
+    cluster.settle()
+    cluster[1].ask(put(bytes(5000)))
+    cluster.settle()
+    assert cluster[1].written == 3
+
+
+def test_no_message_is_larger_than_a_frame_however_much_a_turn_has_to_say():
+    cluster = Cluster()
+    codec, sizes = Codec(PROTOCOL), []
+    post = cluster.post
+
+    def measure(sender: int, to: tuple[int, ...], message: Message) -> None:
+        sizes.append(len(codec.encode(message)))
+        post(sender, to, message)
+
+    cluster.post = measure  # type: ignore[method-assign]
+    keys = [b"%d" % number for number in range(8)]
+    large = bytes(kv.VALUE_BYTES_MAX)
+    proposed = [put(large, key) for key in keys]
+    cluster[1].step(Proposed(tuple(cluster.command(each) for each in proposed)))
+    cluster.deliver()
+    cluster[1].wait(1)
+    cluster.settle()
+    assert cluster[1].written == 8
+    cluster[2].step(Proposed(tuple(cluster.command(kv.Get(key)) for key in keys)))
+    cluster.settle()
+    assert cluster[2].values == [large] * 8
+    long = [put(b"", b"%0*d" % (kv.KEY_BYTES_MAX, number)) for number in range(10_000)]
+    cluster[3].step(Proposed(tuple(cluster.command(each) for each in long)))
+    cluster.settle()
+    assert cluster[3].written == 10_000
+    assert max(sizes) <= MESSAGE_BYTES_MAX
+
+
 def test_reads_by_grant_are_refused():
     cluster = Cluster()
     effects = cluster[1].protocol.step(0.0, [ReadRequested(7)])
@@ -424,7 +469,13 @@ def test_a_single_replica_answers_by_itself():
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [({"q1": 1, "q2": 1}, "q1"), ({"repeat_s": 0.0}, "repeat_s"), ({"queue_max": 0}, "queue_max"), ({"q2": 9}, "q2")],
+    [
+        ({"q1": 1, "q2": 1}, "q1"),
+        ({"repeat_s": 0.0}, "repeat_s"),
+        ({"queue_max": 0}, "queue_max"),
+        ({"q2": 9}, "q2"),
+        ({"chunk_bytes_max": 0}, "chunk_bytes_max"),
+    ],
 )
 def test_a_configuration_that_cannot_work_is_refused(options, named):
     members = tuple(Member(each) for each in (1, 2, 3))
