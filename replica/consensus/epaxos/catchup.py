@@ -119,10 +119,10 @@ class CatchUps:
                 if instance is None or not instance.decided:
                     continue
             value = b"" if instance.noop else instance.value or b""
-            entries.append(Entry(number, instance.noop, value, instance.dependencies))
             size += len(value)
-            if size >= self._core.options.chunk_bytes_max:
+            if entries and size > self._core.options.chunk_bytes_max:
                 break
+            entries.append(Entry(number, instance.noop, value, instance.dependencies))
         self._core.tell(sender, Fetched(message.space, message.first, tuple(entries), floor))
 
     def tell_executed(self, to: ReplicaId, space: ReplicaId, number: int) -> None:

@@ -298,7 +298,7 @@ class Replication:
                 continue
             if budget <= 0:
                 break
-            if run and (missing != to or slot != first + len(run)):
+            if run and (missing != to or slot != first + len(run) or size > budget):
                 self._repeat(to, first, run)
                 run = []
             if not run:

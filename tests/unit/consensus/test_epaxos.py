@@ -565,12 +565,14 @@ def test_a_replica_that_missed_decisions_fetches_them():
     story = Gathering(3, options={"chunk_bytes_max": 300, "batch_max": 1})
     story.isolate(3)
     for number in range(30):
-        story[1 + number % 2].propose_commands(write(b"%d" % number, b"x"))
+        story[1 + number % 2].propose_commands(write(b"%*d" % (1000 if number == 20 else 1, number), b"x"))
     story.settle()
     heard = story.tap(Fetched)
     story.heal()
     story.wait(5)
     assert len(heard) > 1
+    for _, _, message in heard:
+        assert len(message.entries) <= 1 or sum(len(entry.value) for entry in message.entries) <= 300
     assert story[3].image.writes[b"x"] == story[1].image.writes[b"x"]
 
 

@@ -536,6 +536,21 @@ def test_a_peer_that_came_back_is_sent_what_it_has_not_answered_at_once():
     assert story[1].log == [b"a"]
 
 
+def test_what_is_repeated_is_cut_into_messages_that_fit_a_frame():
+    story = Story(3, options={"chunk_bytes_max": 1000, "batch_max": 1})
+    story.elect(1)
+    story.lose = lambda sender, to, message: isinstance(message, Accept)
+    story[1].propose(bytes(400), bytes(400), bytes(3000), b"last")
+    story.settle()
+    heard = story.tap(Accept)
+    story[1].step(PeerReset(2))
+    story.settle()
+    story.wait(2)
+    for _, _, message in heard:
+        assert len(message.values) == 1 or sum(map(len, message.values)) <= 1000
+    assert story[2].log[-1] == b"last"
+
+
 def test_a_repeated_accept_is_answered_again_and_written_once():
     story = Story(3)
     story.elect(1)
