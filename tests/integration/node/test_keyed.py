@@ -11,9 +11,9 @@ import pytest
 from replica.client import AsyncStore, connect_async
 from replica.client.errors import Unsupported
 from replica.kv.objects import ObjectMachine
-from replica.kv.operations import Add, KeyValue, Written
+from replica.kv.operations import VALUE_BYTES_MAX, Add, KeyValue, Written
 from replica.wire import typed as wire
-from tests.support.nodes import Nodes, admin, eventually, nodes
+from tests.support.nodes import PATIENCE_S, Nodes, admin, eventually, nodes
 from tests.support.packages import install
 
 KEYS = 40
@@ -132,6 +132,19 @@ async def test_registers_are_read_and_written_through_any_replica(tmp_path):
         async with connect_async(urls(cluster)) as store:
             await store.delete("k/1")
             assert await store.get("k/1") is None
+
+
+async def test_many_large_registers_at_once_are_more_than_a_frame_and_pass_all_the_same(tmp_path):
+    async with nodes(tmp_path, protocol__name="abd") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        large = bytes(VALUE_BYTES_MAX)
+        async with connect_async(urls(cluster, 1), timeout_s=PATIENCE_S) as store:
+            await asyncio.gather(*(store.put(f"k/{key}", large) for key in range(6)))
+        async with connect_async(urls(cluster, 2), timeout_s=PATIENCE_S) as store:
+            items = await asyncio.gather(*(store.get(f"k/{key}") for key in range(6)))
+        assert [item.value == large for item in items if isinstance(item, KeyValue)] == [True] * 6
+        assert not any(node.failed.done() for node in cluster.running.values())
 
 
 async def test_registers_survive_the_loss_of_one_replica_and_the_restart_of_all(tmp_path):
