@@ -277,3 +277,36 @@ def replace(folder: Path | None, old: int, new: int | None, timeout_s: float) ->
     except ClusterError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"replica {added} stands in the place of replica {old}")
+
+
+@member.command()
+@_folder_option
+@click.option("--id", "new", type=int, default=None, help="The new replica's id.  [default: the next free one]")
+@click.option("--region", default="", help="Where it stands in the cluster's topology.")
+@click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
+def add(folder: Path | None, new: int | None, region: str, timeout_s: float) -> None:
+    """Add a replica while the cluster works; return once it votes and serves."""
+    found = _open(folder)
+    try:
+        added = found.add(new, region=region, timeout_s=timeout_s)
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"replica {added} is a member; there are {len(found.layout.replicas)}")
+
+
+@member.command()
+@_folder_option
+@click.argument("replica")
+@click.option("--timeout", "timeout_s", type=float, default=READY_TIMEOUT_S, show_default=True, help="Seconds.")
+def remove(folder: Path | None, replica: str, timeout_s: float) -> None:
+    """Remove REPLICA (an id, or 'leader') while the cluster works, and stop it. Its folder stays.
+
+    Refused, and nothing is changed, for the last member, and when the others that are up would be no majority.
+    """
+    found = _open(folder)
+    which = _which(found, replica)
+    try:
+        found.remove_member(which, timeout_s=timeout_s)
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"replica {which} is no member any more; there are {len(found.layout.replicas)}")

@@ -343,18 +343,10 @@ class Cluster:
         """
         with _one_line():
             leaving = self.layout.replica(old)
-        entry = self._arriving(leaving, new)
+        entry = self._unfinished(old, new) or self._newcomer(new, leaving)
         if not self._driver.alive(self.folder, entry):
             self._start(entry)
-        request = admin_pb2.ReplaceMemberRequest(
-            remove=old,
-            add=entry.replica,
-            peer_address=entry.peer,
-            client_address=entry.client,
-            region=entry.region,
-            zone=entry.zone,
-        )
-        if not self._decide(request, timeout_s):
+        if not self._decide(_request(entry), timeout_s, f"synod member replace {old}"):
             self._stop(entry, STOP_TIMEOUT_S)
             self.layout.replicas.remove(entry)
             self._save()
@@ -370,16 +362,69 @@ class Cluster:
         self._save()
         return entry.replica
 
-    def _arriving(self, leaving: ReplicaLayout, new: int | None) -> ReplicaLayout:
-        """The replica that is to stand in the place of ``leaving``: a new one, or that of a call that was cut short."""
+    def add(self, new: int | None = None, *, region: str = "", timeout_s: float = READY_TIMEOUT_S) -> int:
+        """Make the cluster larger by one while it works; returns the id of the new replica.
+
+        It goes as `replace` does: the new replica starts empty, the leader decides, and this returns when the new one
+        has the state, votes and serves. A refusal leaves everything as it was; after a doubtful end another call goes
+        on.
+        """
+        entry = self._unfinished(0, new) or self._newcomer(
+            new, ReplicaLayout(replica=0, peer="", client="", region=region)
+        )
+        if not self._driver.alive(self.folder, entry):
+            self._start(entry)
+        if not self._decide(_request(entry), timeout_s, "synod member add"):
+            self._stop(entry, STOP_TIMEOUT_S)
+            self.layout.replicas.remove(entry)
+            self._save()
+            raise ClusterError(f"{self._refusal}: nothing was changed, replica {entry.replica} is gone again")
+        self.wait_ready([entry.replica], timeout_s=timeout_s)
+        self.apply_topology()
+        entry.arriving = False
+        self._save()
+        return entry.replica
+
+    def remove_member(self, replica: int, *, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Make the cluster smaller by one while it works. The replica is stopped once the others have gone on without
+        it; its folder stays.
+
+        Raises `ClusterError`, and nothing is changed, for the last member, and where the others would be no majority of
+        what is up.
+        """
+        with _one_line():
+            leaving = self.layout.replica(replica)
+        if unfinished := next((e for e in self.layout.replicas if e.replaces or e.arriving), None):
+            raise ClusterError(f"replica {unfinished.replica} is still being added: finish that first")
+        request = admin_pb2.ReplaceMemberRequest(remove=replica)
+        if not self._decide(request, timeout_s, f"synod member remove {replica}"):
+            raise ClusterError(f"{self._refusal} (replica {replica} is still a member)")
+        with _one_line():
+            if self._driver.alive(self.folder, leaving):
+                self._driver.stop(self.folder, leaving, STOP_TIMEOUT_S)
+        self.layout.replicas.remove(leaving)
+        self._save()
+        self.wait_ready(timeout_s=timeout_s)
+
+    def _unfinished(self, old: int, new: int | None) -> ReplicaLayout | None:
+        """The replica of a call that was cut short, to stand in the place of ``old`` (0: in nobody's)."""
         for entry in self.layout.replicas:
-            if entry.replaces == leaving.replica and new in {None, entry.replica}:
+            same = entry.replaces == old if old else entry.arriving
+            if same and new in {None, entry.replica}:
                 return entry
             if entry.replaces:
                 raise ClusterError(
                     f"replica {entry.replica} is still taking the place of replica {entry.replaces}: "
                     f"`synod member replace {entry.replaces}` finishes that first"
                 )
+            if entry.arriving:
+                raise ClusterError(
+                    f"replica {entry.replica} is still being added: `synod member add` finishes that first"
+                )
+        return None
+
+    def _newcomer(self, new: int | None, like: ReplicaLayout) -> ReplicaLayout:
+        """A new replica in the place of ``like``, if that is one, and where it is."""
         new = self.layout.last_replica + 1 if new is None else new
         if new <= self.layout.last_replica:
             raise ClusterError(
@@ -392,10 +437,11 @@ class Cluster:
             replica=new,
             client=f"{HOST}:{client}",
             peer=f"{HOST}:{peer}",
-            region=leaving.region,
-            zone=leaving.zone,
+            region=like.region,
+            zone=like.zone,
             joining=True,
-            replaces=leaving.replica,
+            replaces=like.replica,
+            arriving=not like.replica,
         )
         self.layout.last_replica = new
         self.layout.replicas.append(entry)
@@ -403,7 +449,7 @@ class Cluster:
         self._save()
         return entry
 
-    def _decide(self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float) -> bool:
+    def _decide(self, request: admin_pb2.ReplaceMemberRequest, timeout_s: float, again: str) -> bool:
         """Have the leader of the moment decide the change; False when it was refused for certain (`_refusal`).
 
         Raises `ClusterError` when it is not known how it ended.
@@ -412,7 +458,7 @@ class Cluster:
         doubtful = False
         while True:
             # The membership, not an answer, is what counts: asking again is safe.
-            if self._is_member(request.add):
+            if self._is_made(request):
                 return True
             leader = self.leader()
             if leader is not None:
@@ -426,18 +472,23 @@ class Cluster:
                         return False
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"{self._refusal}: it is not known whether replica {request.add} will be a member; it keeps "
-                    f"running, and `synod member replace {request.remove}` goes on from here"
+                    f"{self._refusal}: it is not known whether the change was or will be made; nothing was stopped, "
+                    f"and `{again}` goes on from here"
                 )
             time.sleep(POLL_S)
 
-    def _is_member(self, replica: int) -> bool:
+    def _is_made(self, request: admin_pb2.ReplaceMemberRequest) -> bool:
+        """Does a replica, other than those that come and go, know that the change was made?"""
         for entry in self.layout.replicas:
+            if entry.replica in {request.add, request.remove}:
+                continue
             try:
                 reply = admin.status(entry.client, access=self.access)
             except admin.AdminError:
                 continue
-            if entry.replica != replica and any(member.replica == replica for member in reply.members):
+            members = {member.replica for member in reply.members}
+            # Ids are never used again: who is no member any more will not be one.
+            if members and (not request.add or request.add in members) and request.remove not in members:
                 return True
         return False
 
@@ -495,6 +546,18 @@ class Cluster:
     def _obituary(self, replica: int) -> str:
         lines = [line for line in self.log_tail(replica, 5) if line.strip()]
         return f"replica {replica} is not running; its last line: {lines[-1] if lines else '(it printed nothing)'}"
+
+
+def _request(entry: ReplicaLayout) -> admin_pb2.ReplaceMemberRequest:
+    """Have the replica be a member, in the place of the one that it replaces, if any."""
+    return admin_pb2.ReplaceMemberRequest(
+        remove=entry.replaces,
+        add=entry.replica,
+        peer_address=entry.peer,
+        client_address=entry.client,
+        region=entry.region,
+        zone=entry.zone,
+    )
 
 
 def _free_ports(count: int) -> list[int]:

@@ -38,6 +38,8 @@ class ReplicaLayout(msgspec.Struct, kw_only=True):
     """It was added to a running cluster, and not at the start."""
     replaces: int = 0
     """The replica whose place it is taking at the moment; 0 when it is a member in its own right."""
+    arriving: bool = False
+    """It is being added at the moment, in nobody's place."""
     process: int = 0
     """Process id under the process driver; 0 when it was not started or has been stopped."""
 

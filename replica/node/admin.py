@@ -173,10 +173,12 @@ class AdminService(wire.AdminServicer):
                 grpc.StatusCode.UNIMPLEMENTED, f"protocol {configuration.protocol!r} cannot change its members"
             )
         try:
-            following = self._replacing(configuration, request)
+            following = self._following(configuration, request)
         except ConfigurationError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{error}; nothing was changed")
             raise
+        if problem := self._stranded(configuration, following):
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{problem}; nothing was changed")
         refusals: list[RejectRead] = []
 
         def answered(answer: RejectRead | None) -> None:
@@ -213,12 +215,51 @@ class AdminService(wire.AdminServicer):
         assert anchor is not None, "asked of members alone"
         return anchor.configuration
 
-    def _replacing(self, configuration: Configuration, request: wire.ReplaceMemberRequest) -> Configuration:
-        if configuration.member(request.remove) is None:
+    def _stranded(self, configuration: Configuration, following: Configuration) -> str:
+        """Why the next members could not decide anything, as far as this replica sees who is up; empty when they could.
+
+        Who comes counts as up: it is what asks to be let in.
+        """
+        peers = self._replica.transport.peers()
+        up = {replica for replica, peer in peers.items() if peer.connected} | {self._replica.config.replica}
+        up |= set(following.replicas) - set(configuration.replicas)
+        standing = sorted(up & set(following.replicas))
+        needed = len(following.members) // 2 + 1
+        if len(standing) >= needed:
+            return ""
+        return (
+            f"of the members that there would be ({', '.join(map(str, following.replicas))}) only "
+            f"{', '.join(map(str, standing)) or 'none'} can be reached, and {needed} are a majority: bring the others "
+            "up first, or remove one that is down"
+        )
+
+    def _following(self, configuration: Configuration, request: wire.ReplaceMemberRequest) -> Configuration:
+        """The configuration that is asked for. Raises `ConfigurationError`."""
+        if not request.remove and not request.add:
+            raise ConfigurationError("remove: neither who leaves nor who comes was named")
+        members = [each for each in configuration.members if each.replica != request.remove]
+        if request.remove and len(members) == len(configuration.members):
             raise ConfigurationError(
                 f"remove: replica {request.remove} is not a member (members: "
                 f"{', '.join(map(str, configuration.replicas))})"
             )
+        if request.add:
+            members.append(self._newcomer(configuration, request))
+        elif not members:
+            raise ConfigurationError(
+                f"remove: replica {request.remove} is the last member, and a cluster without members is lost: to end "
+                "the cluster, stop the replica"
+            )
+        following = msgspec.structs.replace(
+            configuration,
+            epoch=configuration.epoch + 1,
+            members=tuple(sorted(members, key=lambda each: each.replica)),
+            retired=tuple(sorted({*configuration.retired, *([request.remove] if request.remove else [])})),
+        )
+        validate_configuration(self._replica.coordinator.spec, following)
+        return following
+
+    def _newcomer(self, configuration: Configuration, request: wire.ReplaceMemberRequest) -> Member:
         known = {*configuration.replicas, *configuration.retired, *self._replica.storage.log.peer_disks}
         if request.add in known:
             raise ConfigurationError(
@@ -229,22 +270,13 @@ class AdminService(wire.AdminServicer):
                 split_address(getattr(request, name))
             except ValueError as error:
                 raise ConfigurationError(f"{name}: {error}") from None
-        member = Member(
+        return Member(
             replica=request.add,
             peer_address=request.peer_address,
             client_address=request.client_address,
             region=request.region,
             zone=request.zone,
         )
-        members = [each for each in configuration.members if each.replica != request.remove]
-        following = msgspec.structs.replace(
-            configuration,
-            epoch=configuration.epoch + 1,
-            members=tuple(sorted([*members, member], key=lambda each: each.replica)),
-            retired=tuple(sorted({*configuration.retired, request.remove})),
-        )
-        validate_configuration(self._replica.coordinator.spec, following)
-        return following
 
     async def Yield(self, request: wire.YieldRequest, context: Any) -> wire.YieldReply:  # noqa: N802
         """Give up leadership; returns once this replica does not lead."""
