@@ -385,6 +385,13 @@ class Store:
         """See `AsyncStore.status`."""
         return self._call(lambda store: store.status(timeout_s=timeout_s))
 
+    def call(self, start: Callable[[AsyncStore], Awaitable[R]]) -> R:
+        """Run ``start`` with the asynchronous store on the store's thread, and wait for what it returns.
+
+        For layers that are written once, for `AsyncStore`, and want a synchronous face as well.
+        """
+        return self._call(start)
+
     # ------------------------------------------------------------------------------------------------ life and death
 
     def close(self) -> None:

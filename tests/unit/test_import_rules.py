@@ -92,6 +92,14 @@ def test_a_pure_package_imports_only_what_it_is_allowed(package):
     assert not found
 
 
+def test_the_metadata_store_is_written_against_the_client_alone():
+    """And against the vocabulary of operations, which is part of it."""
+    allowed = ("replica.metadata", "replica.client", "replica.kv.operations")
+    for path in sorted((ROOT / "replica/metadata").rglob("*.py")):
+        modules = {module for _, module in imports_of(path.read_text(encoding="utf-8")) if module[:8] == "replica."}
+        assert all(module.startswith(allowed) for module in modules), path
+
+
 def test_no_protocol_imports_the_registry():
     for path in sorted((ROOT / "replica/consensus").rglob("*.py")):
         modules = {module for _, module in imports_of(path.read_text(encoding="utf-8"))}
@@ -141,6 +149,10 @@ def test_an_allowed_import_in_consensus_passes(statement):
         ("replica.simulation", {"grpc", "lmdb", "uvloop"}),
         ("replica.verification", {"grpc", "lmdb", "replica.kv", "uvloop"}),
         ("replica.client", {"lmdb", "prometheus_client", "replica.consensus", "replica.node", "uvloop"}),
+        (
+            "replica.metadata",
+            {"lmdb", "optuna", "prometheus_client", "replica.consensus", "replica.node", "rich", "uvloop"},
+        ),
         ("replica.storage", {"grpc", "lmdb"}),
     ],
 )

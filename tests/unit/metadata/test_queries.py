@@ -1,0 +1,155 @@
+"""Find and lineage."""
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from replica.metadata import FilterError, InvalidValue, UnknownProperty, UnknownType
+
+
+def test_an_index_never_changes_what_is_found(md):
+    """The same objects under a type with indexes and one without, and many filters: the answers agree."""
+    draw = random.Random(7)
+    fields = {"n": int, "x": float, "s": str, "b": bool}
+    md.define_type("Plain", properties=fields)
+    md.define_type("Indexed", properties=fields, index=["n", "x", "s", "b"])
+    texts = ["", "a", "ab", "b", "a" * 64, "a" * 70, "a" * 70 + "b", "é", "z%"]
+    for number in range(60):
+        properties = {
+            "n": draw.choice([-(1 << 60), -3, 0, 1, 2, (1 << 53) + 1, None]),
+            "x": draw.choice([-1.5, -0.0, 0.0, 2.0, float("inf"), float("nan"), None]),
+            "s": draw.choice([*texts, None]),
+            "b": draw.choice([True, False, None]),
+        }
+        for kind in ("Plain", "Indexed"):
+            md.put_artifact(kind, name=f"{number}", properties=properties)
+    numbers = ["-3", "0", "1.5", "9007199254740993", "-1152921504606846976"]
+    filters = [f"properties.{field} {op} {value}" for field in "nx" for op in ("=", "<", "<=", ">", ">=", "!=")
+               for value in numbers]  # fmt: skip
+    filters += [f"properties.s {op} '{text}'" for op in ("=", "<", "<=", ">", ">=", "LIKE") for text in texts]
+    filters += ["properties.b = TRUE", "properties.s LIKE 'a%'", "properties.n = 1 AND properties.s > 'a'",
+                "NOT properties.n = 1", "properties.n IS NULL", "properties.n IN (0, 1)"]  # fmt: skip
+    for each in filters:
+        plain, indexed = (
+            [found.name for found in md.find(kind, each, order_by="name", limit=100)] for kind in ("Plain", "Indexed")
+        )
+        assert plain == indexed, each
+
+
+def test_pages_show_one_revision_and_miss_nothing(lab):
+    made = {lab.put_artifact("Data", name=f"d{n:02}", properties={"rows": n % 5}).id for n in range(25)}
+    for order in ("id", "-id", "properties.rows", "-properties.rows", "name", "-name", "-created"):
+        seen, token = [], None
+        while True:
+            page = lab.find("Data", "name LIKE 'd%'", order_by=order, limit=7, page=token)
+            seen += page.items
+            if page.next is None:
+                break
+            token = page.next
+            lab.put_artifact("Data", name=f"d-later-{order}-{len(seen)}")
+        assert len(seen) == len({each.id for each in seen})
+        assert made <= {each.id for each in seen}
+        values = [getattr(each, order.strip("-"), each.properties.get("rows")) for each in seen]
+        values = [each for each in values if each is not None]
+        assert values == sorted(values, reverse=order[0] == "-")
+
+
+def test_a_page_token_belongs_to_its_question(lab):
+    for _ in range(3):
+        lab.put_artifact("Data")
+    token = lab.find("Data", limit=1).next
+    with pytest.raises(InvalidValue, match="another question"):
+        lab.find("Model", limit=1, page=token)
+    with pytest.raises(InvalidValue, match="no page token"):
+        lab.find("Data", page="nonsense")
+
+
+def test_contexts_narrow_a_search(lab):
+    one, two = (lab.put_context("Project", name) for name in ("one", "two"))
+    first = lab.put_artifact("Data", name="a", contexts=[one, two])
+    second = lab.put_artifact("Data", name="b", contexts=[two])
+    third = lab.put_artifact("Data", name="c")
+    assert lab.find("Data", "context = 'two'").items == (first, second)
+    assert lab.find("Data", "context = 'two' AND name = 'b'").items == (second,)
+    assert lab.find("Data", "context != 'one'").items == (second, third)
+    assert lab.find("Data", "context IS NULL").items == (third,)
+    assert lab.find("Data", f"context_id = {one.id}").items == (first,)
+    assert lab.find("Data", "context = 'three'").items == ()
+
+
+def test_find_reaches_over_types_and_into_the_past(lab):
+    data, model = lab.put_artifact("Data", name="x"), lab.put_artifact("Model", name="x")
+    before = lab.revision()
+    lab.update(data, name="y")
+    assert lab.find(filter="name = 'x'").items == (model,)
+    assert lab.find(filter="name = 'x'", at=before).items == (data, model)
+    assert lab.find(kind="execution").items == ()
+    assert [each.id for each in lab.find_all(kind="artifact")] == [data.id, model.id]
+    assert lab.find(filter=f"id = {model.id}").items == (model,)
+
+
+def test_what_cannot_be_asked_is_refused_with_its_position(lab):
+    with pytest.raises(UnknownType, match="there are: Data, Model"):
+        lab.find("Nothing", kind="artifact")
+    with pytest.raises(UnknownProperty, match="position 17"):
+        lab.find("Data", "name = 'x' AND properties.colour = 1".replace("AND properties", "AND\n  properties"))
+    with pytest.raises(FilterError) as raised:
+        lab.find("Data", "properties.rows = 'many'")
+    assert raised.value.position == 16
+    with pytest.raises(FilterError):
+        lab.find("Data", order_by="colour")
+    with pytest.raises(InvalidValue):
+        lab.find("Data", limit=0)
+
+
+def chain(lab: Any, length: int) -> list[Any]:
+    """Data, train, model, train, model …"""
+    nodes: list[Any] = [lab.put_artifact("Data", name="origin")]
+    for number in range(length):
+        run = lab.put_execution("Train")
+        lab.put_input(run, nodes[-1])
+        made = lab.put_artifact("Model", name=f"m{number}")
+        lab.put_output(run, made)
+        nodes += [run, made]
+    return nodes
+
+
+def test_lineage_goes_up_and_down_as_far_as_it_is_told(lab):
+    nodes = chain(lab, 5)
+    ids = [each.id for each in nodes]
+    assert list(lab.lineage(nodes[-1], direction="up", hops=100).nodes) == ids[::-1]
+    assert list(lab.lineage(nodes[0], direction="down", hops=100).nodes) == ids
+    middle = lab.lineage(nodes[4], direction="both", hops=2)
+    assert set(middle.nodes) == set(ids[2:7])
+    assert middle.depth[ids[2]] == 2
+    assert middle.cut == {ids[2], ids[6]}
+    assert {(edge.source, edge.target) for edge in middle.edges} == set(pairwise(ids[2:7]))
+    assert lab.lineage(nodes[0], hops=0).nodes == {ids[0]: nodes[0]}
+
+
+def test_lineage_stops_where_a_filter_says(lab):
+    nodes = chain(lab, 5)
+    found = lab.lineage(nodes[-1], direction="up", hops=100, stop="name = 'm2'")
+    assert list(found.nodes) == [each.id for each in nodes[:5:-1]]
+    assert not found.cut
+
+
+def test_lineage_says_where_it_was_cut(lab):
+    data = lab.put_artifact("Data")
+    runs = [lab.put_execution("Train") for _ in range(6)]
+    for run in runs:
+        lab.put_input(run, data)
+    found = lab.lineage(data, direction="down", nodes_max=4)
+    assert len(found.nodes) == 4
+    assert found.cut == {data.id}
+    before = found.revision
+    assert len(lab.lineage(data, direction="down", at=before).nodes) == 7
+
+
+def test_lineage_bears_an_execution_that_takes_what_it_makes(lab):
+    data, run = lab.put_artifact("Data"), lab.put_execution("Train")
+    lab.put_input(run, data)
+    lab.put_output(run, data)
+    assert len(lab.lineage(data, hops=50).edges) == 2
