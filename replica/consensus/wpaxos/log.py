@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -235,9 +236,13 @@ class Logs:
         self._core.writes.append(Put(OBJECTS_TABLE, log.key, record))
 
     def mark_quiet(self) -> None:
-        """Write down how far objects are decided, where nothing else has taken that along."""
-        for name in list(self._unmarked)[:MARKS_MAX]:
-            self._mark(self.by_name[name])
+        """Write down how far objects are decided, where nothing else has taken that along for a while."""
+        before = self._core.now - self._core.options.suspicion_timeout_s
+        for name in list(islice(self._unmarked, MARKS_MAX)):
+            log = self.by_name[name]
+            if log.news_at > before:
+                return  # those behind it have had news since
+            self._mark(log)
 
     def accept(self, log: ObjectLog, position: int, ballot: Ballot, value: bytes) -> Entry:
         """Vote for a value. What is decided there already stays decided, and has to be the same."""
@@ -275,6 +280,7 @@ class Logs:
         if log.decided == before:
             return False
         log.news_at = self._core.now
+        self._unmarked.pop(log.name, None)
         self._unmarked[log.name] = self._ready[log.name] = None
         return True
 
@@ -361,7 +367,7 @@ class Logs:
     def discard_covered(self) -> None:
         """Discard what snapshots cover, of some objects at a time, so that no turn takes long."""
         writes = self._core.writes
-        for name in list(self._covered)[:DISCARDS_MAX]:
+        for name in list(islice(self._covered, DISCARDS_MAX)):
             log = self.by_name[name]
             covered = self._covered.pop(name)
             writes.append(Discard(LOG_TABLE, log.key, entry_key(log.key, covered + 1)))

@@ -62,6 +62,8 @@ class Replication:
         """Commands that wait for a position, of all objects together."""
         self._busy: dict[str, None] = {}
         """Owned objects with something queued, undecided, or decided and not announced."""
+        self._touched: dict[str, None] = {}
+        """Those of them that something has happened to in this turn."""
         self._own: deque[tuple[Ticket, str, int, Ballot]] = deque()
         """Own votes on their way to the disk."""
         self.undecided_bytes = 0
@@ -124,7 +126,7 @@ class Replication:
                 tenure.known[identity] = None
                 tenure.queue.append(command)
                 self.waiting += 1
-        self._busy[log.name] = None
+        self._busy[log.name] = self._touched[log.name] = None
 
     def _propose(
         self, log: ObjectLog, tenure: Tenure, value: bytes, commands: tuple[Command, ...] | None = None
@@ -141,7 +143,7 @@ class Replication:
         own_ticket = 0 if "vote before its sync" in core.bugs else entry.ticket
         self._own.append((own_ticket, log.name, position, tenure.ballot))
         core.post_all(Accept, Proposal(log.name, tenure.ballot, position, value), len(value))
-        self._busy[log.name] = None
+        self._busy[log.name] = self._touched[log.name] = None
 
     def _pump(self, log: ObjectLog, tenure: Tenure) -> None:
         options = self._core.options
@@ -185,6 +187,7 @@ class Replication:
         if not entry.decided and self._core.quorums.phase2(entry.acks):
             entry.decided = True
             self.undecided_bytes -= len(entry.value)
+            self._touched[name] = None
 
     def settle(self) -> None:
         """At the end of a turn: the own votes that are durable, what is decided, and what may be proposed now."""
@@ -193,7 +196,10 @@ class Replication:
             while self._own and self._own[0][0] <= core.durable:
                 _, name, position, ballot = self._own.popleft()
                 self._count(core.replica, name, position, ballot)
-            for name in list(self._busy):
+            touched, self._touched = self._touched, {}
+            for name in touched:
+                if name not in self._busy:
+                    continue
                 log, tenure = logs.by_name[name], self.tenures[name]
                 logs.advance(log)
                 if log.decided > tenure.announced:
@@ -213,12 +219,15 @@ class Replication:
         for command in commands:
             tenure.known.pop((command.session, command.sequence), None)
         tenure.next = max(tenure.next, log.delivered + 1)
+        if log.name in self._busy:
+            self._touched[log.name] = None
 
     # ------------------------------------------------------------------------------------------------------- repeating
 
     def tick(self) -> None:
-        """Ask again for votes that have not come."""
+        """Ask again for votes that have not come, and go on with what there was no room for."""
         core = self._core
+        self._touched.update(self._busy)
         overdue = core.now - core.options.retransmit_s
         left = REPEATED_MAX
         for name in self._busy:

@@ -41,6 +41,9 @@ RESCUES_MAX: Final = 64
 ROUTED_MAX: Final = 1024
 """Waiting commands that are looked at in one tick."""
 
+FORWARDS_MAX: Final = 4
+"""A command is forwarded again after so many times ``retransmit_s`` at the latest."""
+
 SILENCES: Final = 3
 """So many suspicion timeouts without news of an object whose owner is alive, and it is claimed in spite of that."""
 
@@ -80,13 +83,16 @@ class Campaign:
 class _Pending:
     """A command of this replica's clients, until it is delivered here."""
 
-    __slots__ = ("command", "name", "since", "sent_at")
+    __slots__ = ("command", "name", "since", "due", "interval")
 
     def __init__(self, command: Command, name: str, now: float) -> None:
         self.command = command
         self.name = name
         self.since = now
-        self.sent_at = float("-inf")
+        self.due = now
+        """When it is to be forwarded next, if it still has to be."""
+        self.interval = 0.0
+        """Between the last forward and the next: every one doubles it, up to a bound, since an owner may be far."""
 
 
 class Stealing:
@@ -162,11 +168,12 @@ class Stealing:
         if owner in (0, core.replica) or self._contacts.suspects(owner):
             self.claim(log)
             return
-        overdue = core.now - core.options.retransmit_s
+        first = core.options.retransmit_s
         for pending in waiting.values():
-            if pending.sent_at <= overdue:
+            if pending.due <= core.now:
                 core.counters["forwarded"] += 1
-                pending.sent_at = core.now
+                pending.interval = min(2 * pending.interval, FORWARDS_MAX * first) or first
+                pending.due = core.now + pending.interval
                 core.post(owner, Forward, pending.command, len(pending.command.payload))
 
     def reroute(self, name: str) -> None:
@@ -283,10 +290,12 @@ class Stealing:
 
     def settle(self) -> None:
         """Turn to new owners, and take over what a quorum has promised."""
+        core = self._core
         moved, self._moved = self._moved, {}
         for name in moved:
             for pending in self._by_name.get(name, {}).values():
-                pending.sent_at = float("-inf")
+                pending.due = core.now
+                pending.interval = 0.0
             self.route(name)
         grown, self._grown = self._grown, {}
         for name in grown:
