@@ -161,13 +161,17 @@ class History:
         return not self._taken_on
 
     def settle(self) -> None:
-        """Make the versions of the puts that were taken on. Whatever looks at keys or leases calls it first."""
+        """Make the versions of the puts that were taken on, and write what is pending to the store when it is much."""
+        self._make_taken_on()
+        if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
+            self.flush()
+
+    def _make_taken_on(self) -> None:
+        """The part of `settle` that whoever looks at keys or leases needs: it costs the store nothing but lookups."""
         if self._taken_on:
             taken_on, self._taken_on, self._taken_on_puts = self._taken_on, [], 0
             for first, puts in taken_on:
                 self._make_versions(first, puts)
-            if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
-                self.flush()
 
     def _make_versions(self, revision: int, puts: Sequence[Put]) -> None:
         """``puts`` take effect at consecutive revisions from ``revision`` on.
@@ -241,7 +245,7 @@ class History:
 
     def flush(self) -> None:
         """Hand everything pending to the store."""
-        self.settle()
+        self._make_taken_on()
         pending = self._pending
         if not pending:
             return
@@ -337,7 +341,7 @@ class History:
         Keys of one revision stand in the order of their first write. Nothing may be written meanwhile. Whoever asks for
         no more than what is pending, as those do that follow closely, costs the store nothing.
         """
-        self.settle()
+        self._make_taken_on()
         for first, batch in self._stored_changes(after) if after < self._flushed else self._pending_changes():
             for index, key in enumerate(batch.keys):
                 revision = first if batch.shared else first + index
@@ -360,7 +364,7 @@ class History:
         """The key as the write at ``revision`` left it; version 0 for a deletion. ``revision`` is from `changes`, and
         not below ``scavenged``.
         """
-        self.settle()
+        self._make_taken_on()
         for version in reversed(self._cache.get(key, ())):
             number, create, count, lease, value = version
             if number == revision and value is not None:
@@ -374,7 +378,7 @@ class History:
         return KeyValue(key, value, create, revision, count, lease)
 
     def _entry(self, key: bytes) -> list[Cached]:
-        self.settle()
+        self._make_taken_on()
         return self._cache.get(key) or self._load(key)
 
     def _load(self, key: bytes) -> list[Cached]:

@@ -143,16 +143,14 @@ def test_a_piece_looks_at_so_many_writes_and_no_more(replica):
     assert nothing == Piece(Place(3), [])
 
 
-@pytest.fixture(scope="module", params=["bounds as they are", "tiny bounds"])
-def pending(request):
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "tiny bounds":
-            patch.setattr(replica.kv.history, "PENDING_KEYS_MAX", 1)
-            patch.setattr(replica.kv.history, "CACHED_KEYS_MAX", 2)
-            patch.setattr(replica.kv.history, "CACHED_VALUE_BYTES_MAX", 4)
-            patch.setattr(replica.kv.history, "RECORD_BYTES_MAX", 40)
-            patch.setattr(replica.kv.history, "BATCH_KEYS_MAX", 2)
-        yield
+@pytest.fixture(params=["bounds as they are", "tiny bounds"])
+def pending(request, monkeypatch):
+    if request.param == "tiny bounds":
+        monkeypatch.setattr(replica.kv.history, "PENDING_KEYS_MAX", 1)
+        monkeypatch.setattr(replica.kv.history, "CACHED_KEYS_MAX", 2)
+        monkeypatch.setattr(replica.kv.history, "CACHED_VALUE_BYTES_MAX", 4)
+        monkeypatch.setattr(replica.kv.history, "RECORD_BYTES_MAX", 40)
+        monkeypatch.setattr(replica.kv.history, "BATCH_KEYS_MAX", 2)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -200,3 +198,15 @@ def test_whoever_follows_closely_costs_the_store_nothing():
     before = store.contents()
     assert keys_of(told(replica.machine, after=1)) == [(2, [b"a"]), (3, [b"b"])]
     assert store.contents() == before
+
+
+def test_whoever_follows_closely_leaves_it_to_others_to_write_what_has_become_much(monkeypatch):
+    monkeypatch.setattr(replica.kv.history, "PENDING_KEYS_MAX", 2)
+    store = MemoryStore()
+    follower = Replica(store)
+    follower.do(*[Put(b"%d" % n, b"") for n in range(4)])
+    before = store.contents()
+    assert len(told(follower.machine)) == 4
+    assert store.contents() == before
+    follower.machine.settle()
+    assert store.contents() != before

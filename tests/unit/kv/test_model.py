@@ -41,14 +41,12 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module", params=["bounds as they are", "tiny bounds"])
-def bounds(request):
+@pytest.fixture(params=["bounds as they are", "tiny bounds"])
+def bounds(request, monkeypatch):
     """Evictions, early flushes and seeks are rare with the real bounds and constant with tiny ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "tiny bounds":
-            for name, value in TINY.items():
-                patch.setattr(replica.kv.history, name, value)
-        yield
+    if request.param == "tiny bounds":
+        for name, value in TINY.items():
+            monkeypatch.setattr(replica.kv.history, name, value)
 
 
 on_every_store = pytest.mark.parametrize("kind", sorted(STORES))
@@ -117,8 +115,8 @@ def test_once_all_is_compacted_nothing_but_the_live_keys_remains(bounds, kind, s
         machine = StateMachine(store, sessions_max=SESSIONS_MAX)
         for position, step in enumerate(script, 1):
             machine.apply(position, [step.command()])
-        before = machine.digest()
         machine.history.compact(machine.revision)
+        before = machine.digest()
         while machine.history.scavenge(2):
             pass
         assert machine.store.count("history") == before.keys
