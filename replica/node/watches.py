@@ -360,7 +360,12 @@ class Watches:
         """Tell live watches what was written since they were told last, and then no more for as long as that takes."""
         self._telling = None
         history = self._history()
-        if not self._live or history.revision == self._told:
+        if not self._live:
+            # Those that were to be told have gone meanwhile; whoever was ahead of them is not any more.
+            self._told = history.revision
+            self._promote()
+            return
+        if history.revision == self._told:
             return
         streams = self._tell_live(history)
         self._promote()

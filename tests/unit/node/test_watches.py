@@ -141,6 +141,17 @@ async def test_a_watch_from_a_revision_that_was_not_reached_waits_for_it(watchin
     assert [revision for revision, _ in stream.heard(2)] == [1, 2, 3, 4, 5]
 
 
+async def test_a_watch_that_waits_for_a_revision_is_told_of_it_though_all_others_have_just_gone(watching):
+    stream = Stream(watching)
+    stream.watch(1)
+    stream.watch(2, revision=2)
+    await stream.take()
+    watching.puts(b"1", b"2")
+    watching.watches.cancel(stream.attachment, 1)  # before it was told
+    await stream.take()
+    assert stream.heard(2) == [(2, [b"2"])]
+
+
 async def test_each_watch_hears_of_its_keys_alone(watching):
     stream = Stream(watching)
     stream.watch(1, b"a/")
