@@ -143,8 +143,12 @@ def _ask_system(process: int, reading: Reading) -> None:
 
 
 def _machine() -> tuple[float, float]:
+    """What the whole machine has spent in programs and in the system.
+
+    What runs with a lowered priority is counted apart by systems that know of it; it is work in programs all the same.
+    """
     times = psutil.cpu_times()
-    return times.user, times.system
+    return times.user + getattr(times, "nice", 0.0), times.system
 
 
 def resources_between(before: Reading, now: Reading) -> Resources:

@@ -1,8 +1,11 @@
 """From counters to stages and resources."""
 
+from types import SimpleNamespace
+
+import psutil
 import pytest
 
-from bench.attribution import Reading, quantile, quorum_of, resources_between, split_stages, stages_between
+from bench.attribution import Reading, _machine, quantile, quorum_of, resources_between, split_stages, stages_between
 from bench.networks import compare
 from bench.results import Stage
 from deploy.topology import load_topology
@@ -100,3 +103,10 @@ def test_a_network_that_is_not_as_declared_says_where():
 
 def test_without_a_topology_nothing_is_declared():
     assert compare(None, {("", ""): [0.4]}, {("", ""): [0.7]}, name="", shaper="none").as_declared
+
+
+def test_what_runs_with_a_lowered_priority_is_time_of_the_machine_too(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=3.0, nice=2.0, system=1.0))
+    assert _machine() == (5.0, 1.0)
+    monkeypatch.setattr(psutil, "cpu_times", lambda: SimpleNamespace(user=3.0, system=1.0))  # some know of no such time
+    assert _machine() == (3.0, 1.0)
