@@ -9,20 +9,23 @@ import pytest
 import replica.client.watches
 from deploy import Cluster
 from replica.client import AsyncStore, Compacted, WatchBatch, connect_async
-from tests.support.nodes import eventually
+from tests.support.nodes import PATIENCE_S, eventually
 
 WRITES_BETWEEN_KILLS = 300
 
+THE_END = b"the end"
+"""The key that is written last. A watch may be told of it before the writer has its answer."""
 
-async def follow(
-    store: AsyncStore, seen: dict[int, WatchBatch], end: "asyncio.Future[int]", draw: random.Random
-) -> None:
-    """Watch from the beginning; slowly at times, and from the revision to resume from where something is compacted."""
+
+async def follow(store: AsyncStore, seen: dict[int, WatchBatch], draw: random.Random) -> None:
+    """Watch from the beginning to the end; slowly at times, and from the revision to resume from where something is
+    compacted."""
     watch = store.watch(revision=1)
     last = 0
-    while not end.done() or last < end.result():
+    while last not in seen or seen[last].events[0].key != THE_END:
         try:
-            batch = await watch.next()
+            async with asyncio.timeout(PATIENCE_S):
+                batch = await watch.next()
         except Compacted as compacted:
             if compacted.revision <= last + 1:
                 pytest.fail(f"told of {last}, then to resume from {compacted.revision}")
@@ -56,10 +59,9 @@ async def run(cluster: Cluster, kills: int, draw: random.Random) -> None:
                 written[(await writer.put(key, value)).revision] = key, value
                 number += 1
 
-        end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         stores = [connect_async(endpoints, timeout_s=60) for _ in range(3)]
         seen: list[dict[int, WatchBatch]] = [{} for _ in stores]
-        watchers = [asyncio.create_task(follow(*each, end, draw)) for each in zip(stores, seen, strict=True)]
+        watchers = [asyncio.create_task(follow(*each, draw)) for each in zip(stores, seen, strict=True)]
         writers = [asyncio.create_task(write(name)) for name in range(8)]
         for number in range(kills):
             await more(written)
@@ -73,11 +75,9 @@ async def run(cluster: Cluster, kills: int, draw: random.Random) -> None:
             await asyncio.to_thread(cluster.restart, victim)
         writing = False
         await asyncio.gather(*writers)
-        last = (await writer.put("the", "end")).revision
-        written[last] = b"the", b"end"
-        end.set_result(last)
-        async with asyncio.timeout(60):
-            await asyncio.gather(*watchers)
+        last = (await writer.put(THE_END, b"")).revision
+        written[last] = THE_END, b""
+        await asyncio.gather(*watchers)
         for store in stores:
             await store.close()
     for each in seen:
