@@ -124,7 +124,8 @@ class Acceptor:
         if message.ballot > before:
             self._rounds.drop(instance)
             instance.ballot = message.ballot
-            instance.due = core.now + instances.patience(instance)
+            # Leave it to them for a while, but not for longer each time: they may reach nobody but this replica.
+            instance.due = max(instance.due, core.now + core.options.recovery_s)
             core.save(instance)
         voted = instance.voted
         if "single-ballot recovery" in core.bugs:
