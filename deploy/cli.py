@@ -16,7 +16,9 @@ import msgspec
 
 from deploy import admin
 from deploy.cluster import BASE_PORT, READY_TIMEOUT_S, Cluster, ClusterError, ReplicaStatus, default_folder
-from deploy.drivers import DRIVERS
+from deploy.drivers import DRIVERS, DriverError
+from deploy.drivers.docker import DEFAULT_IMAGE, build_image
+from deploy.shaping import SHAPINGS
 from deploy.topology import available
 from replica.wire.v1 import admin_pb2
 
@@ -80,6 +82,10 @@ def cluster() -> None:
 @click.option("--protocol", default="multipaxos", show_default=True, help="By name, or path.py:ATTRIBUTE.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the protocol.")
 @click.option("--topology", default="", help=f"Delays between replicas: {', '.join(available())}, or a TOML file.")
+@click.option(
+    "--shaping", type=click.Choice(SHAPINGS), default="auto", show_default=True, help="What makes those delays."
+)
+@click.option("--image", default=DEFAULT_IMAGE, show_default=True, help="Of the containers of --driver docker.")
 @click.option("--durability", type=click.Choice(["sync", "none"]), default="sync", show_default=True)
 @click.option("--sync-mode", type=click.Choice(["inline", "thread", "auto"]), default="auto", show_default=True)
 @click.option("--base-port", type=int, default=BASE_PORT, show_default=True, help="First client port; 0: free ones.")
@@ -96,6 +102,8 @@ def up(
     protocol: str,
     options: tuple[str, ...],
     topology: str,
+    shaping: str,
+    image: str,
     durability: str,
     sync_mode: str,
     base_port: int,
@@ -107,14 +115,16 @@ def up(
 ) -> None:
     """Start a cluster and wait until it serves.
 
-    In a folder that holds a cluster already, start what is down; the other options then have no effect.
+    In a folder that holds a cluster already, start what is down; the other options then have no effect. A new cluster
+    that does not come up is taken away again.
     """
     folder = folder or default_folder()
     node: dict[str, Any] = {"durability": durability, "sync_mode": sync_mode}
     if fault_injection:
         node["enable_fault_injection"] = True
     try:
-        if Cluster.exists(folder):
+        new = not Cluster.exists(folder)
+        if not new:
             found = Cluster.open(folder)
         else:
             found = Cluster.create(
@@ -128,14 +138,26 @@ def up(
                 node=node,
                 metrics=metrics,
                 tls=tls,
+                image=image,
+                shaping=shaping,
             )
-        found.up(timeout_s=timeout_s)
+        try:
+            found.up(timeout_s=timeout_s)
+        except (ClusterError, KeyboardInterrupt):
+            if new:
+                found.abandon()
+            raise
     except ClusterError as error:
         raise click.ClickException(str(error)) from None
+    for note in found.notes:
+        click.echo(note, err=True)
     if as_json:
-        click.echo(json.dumps({"folder": str(folder), "endpoints": found.endpoints, "leader": found.leader()}))
+        about = {"folder": str(folder), "endpoints": found.endpoints, "leader": found.leader()}
+        click.echo(json.dumps(about | {"shaping": found.layout.shaped_by}))
     else:
         click.echo(f"{len(found.endpoints)} replicas of {found.layout.protocol} are ready; data and logs in {folder}")
+        if found.layout.shaped_by:
+            click.echo(f"links are those of {found.layout.topology}, shaped by: {found.layout.shaped_by}")
         click.echo(f"endpoints: {','.join(found.endpoints)}")
         if found.layout.tls:
             click.echo("clients need (synod reads it from the environment):")
@@ -223,6 +245,78 @@ def logs(folder: Path | None, replica: str, lines: int) -> None:
             click.echo(line)
     except ClusterError as error:
         raise click.ClickException(str(error)) from None
+
+
+@cluster.command()
+@_folder_option
+@click.argument("groups", nargs=-1, required=True, metavar="GROUP...")
+def partition(folder: Path | None, groups: tuple[str, ...]) -> None:
+    """Cut the cluster into groups between which no message crosses, e.g. `partition 1,2 3`.
+
+    A replica that no group names is alone. Clients still reach all of them.
+    """
+    found = _open(folder)
+    try:
+        sides = [[int(replica) for replica in group.split(",")] for group in groups]
+    except ValueError:
+        raise click.BadParameter(f"{' '.join(groups)!r} is not ID,ID… ID,ID…", param_hint="GROUP") from None
+    try:
+        found.partition(sides)
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"cut: {' | '.join(','.join(map(str, side)) for side in found.layout.groups)}")
+
+
+@cluster.command()
+@_folder_option
+def heal(folder: Path | None) -> None:
+    """End the partition."""
+    found = _open(folder)
+    try:
+        found.heal()
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo("all replicas reach each other again")
+
+
+@cluster.command()
+@_folder_option
+@_json_option
+def network(folder: Path | None, as_json: bool) -> None:
+    """Measure the round trips between the replicas, and print them beside those that the topology declares."""
+    found = _open(folder)
+    try:
+        rows = found.round_trips()
+    except ClusterError as error:
+        raise click.ClickException(str(error)) from None
+    if as_json:
+        shaping = {"topology": found.layout.topology, "shaping": found.layout.shaped_by}
+        click.echo(json.dumps(shaping | {"links": [msgspec.to_builtins(row) for row in rows]}))
+        return
+    click.echo(f"topology {found.layout.topology or 'none'}, shaped by: {found.layout.shaped_by or 'nothing'}")
+    for row in rows:
+        achieved = "no answer" if row.achieved_ms is None else f"{row.achieved_ms:.2f} ms"
+        places = f"  {row.one_region} - {row.other_region}" if row.one_region else ""
+        click.echo(f"{row.one} - {row.other}{places}  declared {row.declared_ms:g} ms, achieved {achieved}")
+
+
+@cluster.command()
+@click.option("--tag", default=DEFAULT_IMAGE, show_default=True, help="The name of the image.")
+@click.option("--base", default="", help="The image to build on.  [default: that of deploy/Dockerfile]")
+@click.option(
+    "--checkout",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path(__file__).parents[1],
+    help="A checkout of Synod.  [default: where this program comes from]",
+)
+def image(tag: str, base: str, checkout: Path) -> None:
+    """Build the image for --driver docker."""
+    try:
+        for line in build_image(tag, base, checkout):
+            click.echo(line)
+    except DriverError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"image {tag} is there")
 
 
 @click.group()

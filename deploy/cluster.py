@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from deploy import admin
+from deploy import admin, shaping
 from deploy.drivers import DriverError, find_driver
+from deploy.drivers.base import HOST
 from deploy.layout import CERTIFICATES, FILE_NAME, ClusterLayout, LayoutError, ReplicaLayout, load, save
+from deploy.shaping import LinkRoundTrip, ShapingError, named
 from deploy.topology import TopologyError, load_topology
 from replica.consensus.interface import ConfigurationError
 from replica.wire.v1 import admin_pb2
 
-HOST = "127.0.0.1"
 BASE_PORT = 7001
-PEER_PORT_OFFSET = 100
-METRICS_PORT_OFFSET = 200
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.05
@@ -44,7 +43,7 @@ class ClusterError(Exception):
 def _one_line() -> Iterator[None]:
     try:
         yield
-    except (LayoutError, DriverError, TopologyError, ConfigurationError, admin.AdminError) as error:
+    except (LayoutError, DriverError, TopologyError, ConfigurationError, ShapingError, admin.AdminError) as error:
         raise ClusterError(str(error)) from error
 
 
@@ -79,6 +78,8 @@ class Cluster:
         self.folder = folder
         self.layout = layout
         self._refusal = "no replica leads at the moment"
+        self.notes: list[str] = []
+        """What a person should know of what was done otherwise than expected."""
         with _one_line():
             self._driver = find_driver(layout.driver)
 
@@ -109,10 +110,13 @@ class Cluster:
         node: dict[str, Any] | None = None,
         metrics: bool = False,
         tls: bool = False,
+        image: str = "",
+        shaping: str = "auto",
     ) -> Cluster:
         """Describe a new cluster; nothing is started.
 
         ``base_port`` is the first client port (peers listen 100 above, metrics 200 above); 0 takes free ports.
+        ``shaping`` is one of `deploy.shaping.SHAPINGS`. ``image`` is what containers are made from.
         With ``tls`` the folder gets an authority of its own, and replicas and clients know each other by its
         certificates alone. ``node`` holds further fields of every replica's configuration. The whole configuration is
         validated here, so that a mistake is one line and not a process that dies.
@@ -127,37 +131,37 @@ class Cluster:
             shape = load_topology(topology) if topology else None
             if shape is not None and shape.shaped:
                 node["enable_fault_injection"] = True  # the delays of the topology are link faults
-        ports = _free_ports(3 * replicas) if base_port == 0 else []
-        layout = ClusterLayout(
-            cluster=uuid.uuid4().hex,
-            driver=driver,
-            protocol=protocol,
-            options=dict(options or {}),
-            topology=topology,
-            node=node,
-            tls=tls,
-            last_replica=replicas,
-        )
-        for index in range(replicas):
-            client, peer, exposition = (
-                ports[3 * index : 3 * index + 3]
-                if ports
-                else (base_port + index, base_port + PEER_PORT_OFFSET + index, base_port + METRICS_PORT_OFFSET + index)
+        with _one_line():
+            found = find_driver(driver)
+            layout = ClusterLayout(
+                cluster=uuid.uuid4().hex,
+                driver=driver,
+                protocol=protocol,
+                options=dict(options or {}),
+                topology=topology,
+                node=node,
+                tls=tls,
+                last_replica=replicas,
+                image=image,
+                shaping=named(shaping),
             )
-            layout.replicas.append(
-                ReplicaLayout(
-                    replica=index + 1,
-                    client=f"{HOST}:{client}",
-                    peer=f"{HOST}:{peer}",
-                    metrics=f"{HOST}:{exposition}" if metrics else "",
-                    region=shape.region_of(index) if shape else "",
+            found.plan(layout, ())
+            if shape is not None and not found.device and layout.shaping == "netem":
+                raise ShapingError(
+                    f"shaping: replicas under driver {driver!r} share the network of this machine, which netem would "
+                    f"shape as a whole (--driver docker or namespace has a network for each)"
                 )
-            )
+            for index in range(replicas):
+                entry = ReplicaLayout(
+                    replica=index + 1, client="", peer="", region=shape.region_of(index) if shape else ""
+                )
+                found.place(layout, entry, base_port=base_port, metrics=metrics)
+                layout.replicas.append(entry)
+            found.check(layout)
         cluster = cls(folder, layout)
         cluster._certify()
         cluster._validate()
-        with _one_line():
-            save(folder, layout)
+        cluster._save()
         return cluster
 
     def _validate(self) -> None:
@@ -165,16 +169,13 @@ class Cluster:
         from deploy.node_config import render
         from replica.node.config import load_config
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         certificates = self.folder.resolve() / CERTIFICATES if self.layout.tls else None
-        for replica in self.layout.replicas:
-            path = self.folder / f".check-{replica.replica}.toml"
-            path.write_text(render(self.layout, replica, data=self.folder / "data", certificates=certificates))
-            try:
+        with tempfile.TemporaryDirectory() as scratch:
+            for replica in self.layout.replicas:
+                path = Path(scratch, f"replica-{replica.replica}.toml")
+                path.write_text(render(self.layout, replica, data=self.folder / "data", certificates=certificates))
                 with _one_line():
                     load_config(path)
-            finally:
-                path.unlink()
 
     def _certify(self) -> None:
         """See that every replica, and whoever uses the cluster from here, has a certificate."""
@@ -213,25 +214,44 @@ class Cluster:
 
     def up(self, *, wait: bool = True, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Start every replica that is not running; with ``wait``, return once all of them serve."""
+        with _one_line():
+            self._driver.check(self.layout)
         for replica in self.layout.replicas:
             if not self._driver.alive(self.folder, replica):
                 self._start(replica)
         if wait:
             self.wait_ready(timeout_s=timeout_s)
             self.apply_topology()
+            self._apply_partition()
 
     def down(self, *, timeout_s: float = STOP_TIMEOUT_S) -> list[int]:
-        """Shut every replica down, all at once; returns those that had to be killed. The data stays."""
+        """Shut every replica down and take away what was made for the cluster; returns those that had to be killed.
+
+        The data stays. Works on whatever there is: a cluster that came up only in part, or whose tool has crashed.
+        """
         killed = [replica.replica for replica in self.layout.replicas if not self._stop(replica, timeout_s)]
-        self._save()
+        self._release(wipe=False)
         return killed
 
     def remove(self) -> None:
-        """Delete the folder, data included. Raises unless everything is down."""
+        """Delete the folder and the data. Raises unless everything is down."""
         running = [str(r.replica) for r in self.layout.replicas if self._driver.alive(self.folder, r)]
         if running:
             raise ClusterError(f"replicas {', '.join(running)} are running: take the cluster down first")
+        self._release(wipe=True)
         shutil.rmtree(self.folder)
+
+    def abandon(self) -> None:
+        """End a cluster that never came up: kill what runs, and delete all of it."""
+        for replica in self.layout.replicas:
+            self._stop(replica, 0.0)
+        self.remove()
+
+    def _release(self, *, wipe: bool) -> None:
+        with _one_line():
+            self._driver.release(self.folder, self.layout, wipe=wipe)
+        self.layout.groups = []
+        self._save()
 
     def status(self) -> list[ReplicaStatus]:
         """One entry a replica, running or not."""
@@ -268,23 +288,50 @@ class Cluster:
             topology = load_topology(self.layout.topology)
             if not topology.shaped:
                 return
-            for one in self.layout.replicas:
-                if replicas is not None and one.replica not in replicas:
-                    continue
-                shapes = admin_pb2.InjectFaultsRequest(reshape=True)
-                for other in self.layout.replicas:
-                    if other.replica == one.replica:
-                        continue
-                    link = topology.link_between(one.region, other.region)
-                    shapes.shapes.add(
-                        peer=other.replica,
-                        delay_ms=link.delay_ms,
-                        jitter_ms=link.jitter_ms,
-                        jitter_shape=link.jitter_shape,
-                        loss=link.loss,
-                        rate_bytes_s=link.rate_bytes_s,
-                    )
-                admin.inject_faults(one.client, shapes, access=self.access)
+            if replicas is None or not self.layout.shaped_by:
+                self.layout.shaped_by, note = shaping.choose(self._driver, self.folder, self.layout)
+                if note and note not in self.notes:
+                    self.notes.append(note)
+            shaping.shape(self._driver, self.folder, self.layout, topology, self._entries(replicas), access=self.access)
+        self._save()
+
+    def _entries(self, replicas: Sequence[int] | None) -> list[ReplicaLayout]:
+        return [each for each in self.layout.replicas if replicas is None or each.replica in replicas]
+
+    def round_trips(self) -> list[LinkRoundTrip]:
+        """What the topology declares between each two replicas, and what is measured now."""
+        with _one_line():
+            topology = load_topology(self.layout.topology) if self.layout.topology else None
+            return shaping.measure(self.layout, topology, access=self.access)
+
+    def partition(self, groups: Sequence[Sequence[int]]) -> None:
+        """Let no message cross between these groups of replicas, or those that none of them names (each by itself).
+
+        Clients still reach everybody. Stays until `heal`, also over restarts of replicas.
+        """
+        named = [replica for group in groups for replica in group]
+        if len(set(named)) != len(named):
+            raise ClusterError("a partition's groups have no replica in common")
+        with _one_line():
+            for replica in named:
+                self.layout.replica(replica)
+        self._set_groups([sorted(group) for group in groups])
+
+    def heal(self) -> None:
+        """End the partition."""
+        self._set_groups([])
+
+    def _set_groups(self, groups: list[list[int]]) -> None:
+        self.layout.groups = groups
+        self._save()  # first: what starts meanwhile keeps to it
+        with _one_line():
+            running = [each for each in self.layout.replicas if self._driver.alive(self.folder, each)]
+            shaping.partition(self._driver, self.folder, self.layout, running, access=self.access)
+
+    def _apply_partition(self, replicas: Sequence[int] | None = None) -> None:
+        if self.layout.groups:
+            with _one_line():
+                shaping.partition(self._driver, self.folder, self.layout, self._entries(replicas), access=self.access)
 
     # ----------------------------------------------------------------------------------------------------- one replica
 
@@ -293,9 +340,10 @@ class Cluster:
         with _one_line():
             entry = self.layout.replica(replica)
         self._start(entry)
-        if self.layout.topology:
+        if self.layout.topology or self.layout.groups:
             self._wait_answering(entry, timeout_s)
             self.apply_topology([replica])
+            self._apply_partition([replica])
         if wait:
             self.wait_ready([replica], timeout_s=timeout_s)
 
@@ -432,17 +480,18 @@ class Cluster:
             )
         if self.leader() is None:
             raise ClusterError("no replica leads at the moment, so that no change can be decided: nothing was changed")
-        client, peer = _free_ports(2)
         entry = ReplicaLayout(
             replica=new,
-            client=f"{HOST}:{client}",
-            peer=f"{HOST}:{peer}",
+            client="",
+            peer="",
             region=like.region,
             zone=like.zone,
             joining=True,
             replaces=like.replica,
             arriving=not like.replica,
         )
+        with _one_line():
+            self._driver.place(self.layout, entry, base_port=0, metrics=bool(like.metrics))
         self.layout.last_replica = new
         self.layout.replicas.append(entry)
         self._certify()
@@ -558,15 +607,6 @@ def _request(entry: ReplicaLayout) -> admin_pb2.ReplaceMemberRequest:
         region=entry.region,
         zone=entry.zone,
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def default_folder() -> Path:

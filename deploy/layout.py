@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -41,7 +41,11 @@ class ReplicaLayout(msgspec.Struct, kw_only=True):
     arriving: bool = False
     """It is being added at the moment, in nobody's place."""
     process: int = 0
-    """Process id under the process driver; 0 when it was not started or has been stopped."""
+    """Its process id on this machine; 0 when it was not started, has been stopped, or runs on another kernel."""
+    unit: str = ""
+    """The name of its container or network namespace, where it has one."""
+    internal: str = ""
+    """Where others in the cluster's own network reach its clients' listener; empty: at ``client``, as everybody."""
 
 
 class ClusterLayout(msgspec.Struct, kw_only=True):
@@ -59,6 +63,23 @@ class ClusterLayout(msgspec.Struct, kw_only=True):
     replicas: list[ReplicaLayout] = []
     last_replica: int = 0
     """The highest id ever given: ids are not used twice."""
+    image: str = ""
+    """What containers are made from."""
+    subnet: str = ""
+    """The cluster's own network, for drivers that make one: the first three numbers of its addresses."""
+    shaping: Literal["auto", "netem", "transport", "none"] = "auto"
+    """How the topology was asked to be made."""
+    shaped_by: str = ""
+    """How it is made: ``netem``, ``transport``, ``none``; empty until the cluster has been up."""
+    groups: list[list[int]] = []
+    """The sides of a partition; empty when there is none."""
+
+    def cut_off(self, replica: int) -> list[int]:
+        """The replicas that this one cannot talk to, as the partition says. One that no side names stands alone."""
+        if not self.groups:
+            return []
+        side = next((group for group in self.groups if replica in group), [replica])
+        return [entry.replica for entry in self.replicas if entry.replica not in side]
 
     def replica(self, replica: int) -> ReplicaLayout:
         """The replica of that id. Raises `LayoutError`."""

@@ -14,10 +14,18 @@ from typing import Any
 from deploy.layout import ClusterLayout, ReplicaLayout
 
 
-def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path, certificates: Path | None = None) -> str:
+def render(
+    layout: ClusterLayout,
+    replica: ReplicaLayout,
+    *,
+    data: Path,
+    certificates: Path | None = None,
+    listen: Mapping[str, str] | None = None,
+) -> str:
     """The text of the file. A replica that joined knows the others as those to ask.
 
-    ``certificates``: the folder with the certificates, as the replica sees it, for a cluster with TLS.
+    ``certificates``: the folder with the certificates, as the replica sees it, for a cluster with TLS. ``listen`` says
+    where the replica listens, if not at the addresses that others know.
     """
     top: dict[str, Any] = {
         "cluster": layout.cluster,
@@ -25,7 +33,7 @@ def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path, certifi
         "data": str(data),
         "region": replica.region,
         "zone": replica.zone,
-        "listen": {"peer": replica.peer, "client": replica.client, "metrics": replica.metrics},
+        "listen": dict(listen or {"peer": replica.peer, "client": replica.client, "metrics": replica.metrics}),
         "protocol": {"name": layout.protocol, "options": layout.options},
     }
     if certificates is not None:
@@ -35,6 +43,8 @@ def render(layout: ClusterLayout, replica: ReplicaLayout, *, data: Path, certifi
             "authority": str(certificates / "authority.pem"),
         }
         top["security"] = {"peer": files, "client": files}
+    if listen is not None:
+        top["advertise"] = {"peer": replica.peer, "client": replica.client}
     for name, value in layout.node.items():
         top[name] = {**top[name], **value} if isinstance(value, dict) and isinstance(top.get(name), dict) else value
     lines = ["# Written by `synod cluster`; edit the cluster, not this file."]

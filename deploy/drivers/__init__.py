@@ -6,11 +6,17 @@ A driver handles one replica at a time and knows nothing of quorums or of who le
 from __future__ import annotations
 
 from deploy.drivers.base import Driver, DriverError
+from deploy.drivers.docker import DockerDriver
+from deploy.drivers.namespace import NamespaceDriver
 from deploy.drivers.process import ProcessDriver
 
 __all__ = ["DRIVERS", "Driver", "DriverError", "find_driver"]
 
-DRIVERS: dict[str, type[Driver]] = {"process": ProcessDriver}
+DRIVERS: dict[str, type[Driver]] = {
+    "process": ProcessDriver,
+    "docker": DockerDriver,
+    "namespace": NamespaceDriver,
+}
 
 
 def find_driver(name: str) -> Driver:

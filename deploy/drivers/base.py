@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from abc import ABC, abstractmethod
+from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar, Final
 
 from deploy.layout import ClusterLayout, ReplicaLayout
+
+HOST: Final = "127.0.0.1"
+PEER_PORT_OFFSET: Final = 100
+METRICS_PORT_OFFSET: Final = 200
 
 
 class DriverError(Exception):
@@ -18,6 +26,52 @@ class Driver(ABC):
     ``folder`` is the cluster's folder. Methods that start or stop something update ``replica`` and leave saving the
     layout to the caller.
     """
+
+    device: ClassVar[str] = ""
+    """The network device by which a replica reaches its peers, where every replica has a network of its own."""
+
+    @abstractmethod
+    def check(self, layout: ClusterLayout) -> None:
+        """Raises `DriverError` where this driver cannot work here. Called before anything is made."""
+
+    @abstractmethod
+    def plan(self, layout: ClusterLayout, taken: Collection[str]) -> None:
+        """Fill in what the cluster needs as a whole; ``taken`` are the subnets of other clusters that are known."""
+
+    def place(self, layout: ClusterLayout, replica: ReplicaLayout, *, base_port: int, metrics: bool) -> None:
+        """Say where ``replica`` is reached. ``base_port`` is the first client port; 0 takes free ones."""
+        index = replica.replica - 1
+        client, peer, exposition = (
+            (base_port + index, base_port + PEER_PORT_OFFSET + index, base_port + METRICS_PORT_OFFSET + index)
+            if base_port
+            else self._unused(layout, 3)
+        )
+        replica.client = f"{HOST}:{client}"
+        replica.peer = f"{HOST}:{peer}"
+        replica.metrics = f"{HOST}:{exposition}" if metrics else ""
+
+    @staticmethod
+    def _unused(layout: ClusterLayout, count: int) -> list[int]:
+        """Free ports that no replica of the cluster has been given."""
+        given = {address for each in layout.replicas for address in (each.client, each.peer, each.metrics)}
+        found: list[int] = []
+        while len(found) < count:
+            found += [port for port in free_ports(count) if f"{HOST}:{port}" not in given]
+        return found[:count]
+
+    @abstractmethod
+    def release(self, folder: Path, layout: ClusterLayout, *, wipe: bool) -> None:
+        """Take away all that was made for the cluster, found by its identity and not by what anybody remembers.
+
+        Replicas that still run are killed. With ``wipe``, data outside the folder goes as well.
+        """
+
+    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
+        """Run a shell script, with privileges over it, in the network of a running replica; returns what it printed.
+
+        Raises `DriverError` with what it said when it failed.
+        """
+        raise DriverError(f"replicas under driver {layout.driver!r} share the network of this machine")
 
     @abstractmethod
     def start(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout) -> None:
@@ -46,3 +100,25 @@ class Driver(ABC):
     @abstractmethod
     def log_tail(self, folder: Path, replica: ReplicaLayout, lines: int) -> list[str]:
         """The last lines of what the replica printed."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+def routed_subnets() -> set[str]:
+    """The first three numbers of each IPv4 network that this machine has a route to."""
+    try:
+        lines = Path("/proc/net/route").read_text().splitlines()[1:]
+    except OSError:  # not Linux: the engine refuses what overlaps
+        return set()
+    found = set()
+    for line in lines:
+        number = bytes.fromhex(line.split()[1])[::-1]
+        found.add(".".join(map(str, number[:3])))
+    return found

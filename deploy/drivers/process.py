@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from deploy.drivers.base import Driver, DriverError
@@ -31,6 +32,15 @@ KILL_TIMEOUT_S = 10.0
 class ProcessDriver(Driver):
     """Starts ``synod serve`` under this interpreter."""
 
+    def check(self, layout: ClusterLayout) -> None:
+        """Processes can be started everywhere."""
+
+    def plan(self, layout: ClusterLayout, taken: Collection[str]) -> None:
+        """Replicas share the machine, and nothing else."""
+
+    def release(self, folder: Path, layout: ClusterLayout, *, wipe: bool) -> None:
+        """There is nothing beside the processes and the folder."""
+
     def start(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout) -> None:
         if self.alive(folder, replica):
             raise DriverError(f"replica {replica.replica} is running already (process {replica.process})")
@@ -42,10 +52,11 @@ class ProcessDriver(Driver):
         command = [sys.executable, "-m", "replica.cli", "serve", "--config", str(config)]
         if not replica.formatted:
             command.append("--join" if replica.joining else "--bootstrap")
+        command = self.command(replica, command)
         with _log(folder, replica).open("ab") as log, Path(os.devnull).open("rb") as nothing:
             # Not subprocess.Popen: it takes a child that outlives its parent for a mistake.
             replica.process = os.posix_spawn(
-                sys.executable,
+                command[0],
                 command,
                 _environment(),
                 file_actions=[
@@ -57,6 +68,10 @@ class ProcessDriver(Driver):
             )
         replica.formatted = True
         self._await_command_line(folder, replica)
+
+    def command(self, replica: ReplicaLayout, command: list[str]) -> list[str]:
+        """The command that becomes ``command`` in the place of the replica; the first word is a path."""
+        return command
 
     def _await_command_line(self, folder: Path, replica: ReplicaLayout) -> None:
         """Return once the process can be told by its command line, or has ended already.

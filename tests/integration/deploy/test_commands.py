@@ -111,3 +111,21 @@ def test_a_replacement_whose_outcome_is_unknown_is_finished_by_another_call(
         cluster.replace(3)
     assert cluster.replace(2) == 4
     assert [replica.replica for replica in cluster.layout.replicas] == [1, 4, 3]
+
+
+@pytest.mark.timeout(240)
+def test_a_partition_holds_until_it_is_healed_also_over_a_restart(folder: str) -> None:
+    done("cluster", "up", "--folder", folder, "--base-port", "0", "--fault-injection")
+    cluster = Cluster.open(folder)
+    assert "cut: 1 | 2,3" in done("cluster", "partition", "--folder", folder, "1", "2,3")
+    with connect(",".join(cluster.endpoints), timeout_s=60.0) as store:
+        store.put("by", "the majority")
+        done("cluster", "kill", "--folder", folder, "1")
+        cluster = Cluster.open(folder)
+        cluster.start(1, wait=False)
+        measured = {(link.one, link.other): link.achieved_ms for link in cluster.round_trips()}
+        assert measured[1, 2] is None
+        assert measured[2, 3] is not None
+        done("cluster", "heal", "--folder", folder)
+        cluster.wait_ready()
+    assert "achieved" in done("cluster", "network", "--folder", folder)

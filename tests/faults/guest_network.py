@@ -1,0 +1,91 @@
+"""Runs inside the emulated machine: a cluster in network namespaces, links shaped by the kernel, and what they achieve.
+
+    python -m tests.faults.guest_network TOPOLOGY
+
+prints, one JSON object a line, ``{"shaping": …}`` once the cluster serves, ``{"pings": …}`` with the round trips that
+the kernel itself achieves between the replicas' namespaces, ``{"links": …}`` with those that the replicas measure over
+their streams, one ``{"region": …}`` for a short benchmark from each region, and ``{"left": …}`` with what is left of
+the network after the cluster has gone down.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from deploy import Cluster
+from deploy.drivers import find_driver
+from tests.faults.guest_cluster import READY_TIMEOUT_S, SLOW_MACHINE, report
+
+FOLDER = Path("/data/cluster")
+MODULES = ("veth", "bridge", "sch_htb", "sch_netem", "cls_u32")
+PINGS = 20
+
+PUTS = """
+import json, statistics, sys, time
+from replica.client import connect
+with connect(sys.argv[1], timeout_s=240.0, stall_s=60.0) as store:
+    store.put("warm", "up")
+    taken = []
+    for number in range(20):
+        began = time.monotonic()
+        store.put(f"key-{number}", "value")
+        taken.append(1000 * (time.monotonic() - began))
+print(json.dumps(statistics.median(taken)))
+"""
+
+
+def inside(namespace: str, *command: str) -> str:
+    """What a command prints in a replica's network."""
+    done = subprocess.run(["ip", "netns", "exec", namespace, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr or done.stdout
+    return done.stdout
+
+
+def main(topology: str) -> None:
+    """See the module's text."""
+    for module in MODULES:
+        subprocess.run(["modprobe", module], check=True)
+    cluster = Cluster.create(
+        FOLDER, driver="namespace", topology=topology, options=dict(SLOW_MACHINE), shaping="auto",
+        node={"sync_mode": "inline"},
+    )  # fmt: skip
+    for replica in cluster.layout.replicas:  # one after the other: a slow processor would have all of them time out
+        cluster.start(replica.replica, wait=False, timeout_s=READY_TIMEOUT_S)
+    cluster.up(timeout_s=READY_TIMEOUT_S)
+    report({"shaping": cluster.layout.shaped_by, "notes": cluster.notes})
+    replicas = cluster.layout.replicas
+    pings = {}
+    for index, one in enumerate(replicas):
+        for other in replicas[index + 1 :]:
+            said = inside(one.unit, "busybox", "ping", "-c", str(PINGS), other.peer.partition(":")[0])
+            taken = [float(found) for found in re.findall(r"time=([0-9.]+) ms", said)]
+            pings[f"{one.region}.{other.region}"] = statistics.median(
+                taken[1:]
+            )  # the first one asked for a link address
+    report({"pings": pings})
+    report({"links": [msgspec.to_builtins(row) for row in cluster.round_trips()]})
+    leader = cluster.leader()
+    for replica in replicas:
+        said = inside(replica.unit, sys.executable, "-c", PUTS, ",".join(cluster.endpoints))
+        report(
+            {
+                "region": replica.region,
+                "put_ms": float(said),
+                "leader": leader and cluster.layout.replica(leader).region,
+            }
+        )
+    cluster.down(timeout_s=120.0)
+    find_driver("namespace").check(cluster.layout)
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
+    devices = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+    report({"left": [*left, *(line for line in devices.splitlines() if "synod" in line)]})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

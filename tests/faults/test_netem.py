@@ -1,0 +1,64 @@
+"""Links shaped by a kernel for real, in the emulated machine: few machines that run tests have netem."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from deploy.topology import load_topology
+from tests.support.emulator import Disk, Emulator, MachineEnded
+
+pytestmark = [pytest.mark.emulator, pytest.mark.timeout(1_200)]
+
+PROJECT = Path(__file__).parents[2]
+DISK_BYTES = 1 << 30
+LIFE_S = 1_000.0
+TOPOLOGY = "wan3"
+TOLERANCE = 0.10
+
+
+@pytest.fixture(autouse=True)
+def _emulator() -> None:
+    if (reason := Emulator.available()) is not None:
+        pytest.skip(f"no emulated machine: {reason}")
+
+
+def test_the_kernel_makes_the_round_trips_that_the_topology_declares(tmp_path: Path) -> None:
+    disk = Disk.create(tmp_path / "disk", DISK_BYTES)
+    command = [sys.executable, "-m", "tests.faults.guest_network", TOPOLOGY]
+    with Emulator.boot(disk, command, timeout_s=LIFE_S, records=tmp_path / "boot", working_folder=PROJECT) as machine:
+        try:
+            outcome = machine.wait(timeout_s=LIFE_S)
+        except MachineEnded as ended:
+            pytest.fail(str(ended))
+        lines = [msgspec.json.decode(line) for line in machine.lines()]
+        assert outcome.exit_status == 0, machine.errors()
+    sys.stdout.write("\n" + "\n".join(map(str, lines)) + "\n")
+
+    def said(field: str) -> Any:
+        return next(line[field] for line in lines if field in line)
+
+    topology = load_topology(TOPOLOGY)
+    assert said("shaping") == "netem"
+    assert len(said("pings")) == 3
+    for pair, achieved_ms in said("pings").items():
+        declared_ms = topology.round_trip(*pair.split("."))
+        assert abs(achieved_ms - declared_ms) <= TOLERANCE * declared_ms, pair
+    # The replicas see the same links, and the time that an emulated processor takes on top.
+    for link in said("links"):
+        assert link["achieved_ms"] is not None
+        assert link["achieved_ms"] >= (1 - TOLERANCE) * link["declared_ms"]
+    # A put costs the way to the leader and the leader's way to the nearest majority, and no less from anywhere.
+    puts = [line for line in lines if "region" in line]
+    assert len(puts) == 3
+    for put in puts:
+        names = topology.regions.names
+        leader = put["leader"]
+        majority_ms = min(topology.round_trip(leader, name) for name in names if name != leader)
+        floor_ms = topology.round_trip(put["region"], leader) * (put["region"] != leader) + majority_ms
+        assert put["put_ms"] >= (1 - TOLERANCE) * floor_ms, put
+    assert said("left") == []

@@ -1,0 +1,170 @@
+"""Where drivers put replicas, the Compose file that they write, partitions, and what shaping is chosen."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy import Cluster, ClusterError
+from deploy.drivers import Driver, DriverError
+from deploy.drivers.docker import LABEL, DockerDriver, compose, compose_file, free_subnet
+from deploy.drivers.process import ProcessDriver
+from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.node_config import render
+from deploy.shaping import ShapingError, choose
+from replica.node.config import load_config
+
+PROJECT = Path(__file__).parents[3]
+
+
+def in_containers(replicas: int = 3, *, metrics: bool = True) -> ClusterLayout:
+    layout = ClusterLayout(cluster="5eed" * 8, driver="docker", protocol="multipaxos", last_replica=replicas)
+    driver = DockerDriver()
+    driver.plan(layout, ())
+    for number in range(1, replicas + 1):
+        entry = ReplicaLayout(replica=number, client="", peer="")
+        driver.place(layout, entry, base_port=7001, metrics=metrics)
+        layout.replicas.append(entry)
+    return layout
+
+
+def test_replicas_in_containers_have_fixed_addresses_and_published_ports() -> None:
+    layout = in_containers()
+    assert [each.peer for each in layout.replicas] == [f"{layout.subnet}.{host}:7101" for host in (11, 12, 13)]
+    assert [each.client for each in layout.replicas] == [f"127.0.0.1:{port}" for port in (7001, 7002, 7003)]
+    assert [each.metrics for each in layout.replicas] == [f"127.0.0.1:{port}" for port in (7201, 7202, 7203)]
+
+
+def test_the_compose_file_says_what_the_layout_says() -> None:
+    layout = in_containers()
+    layout.replicas[1].formatted = True
+    found: dict[str, Any] = yaml.safe_load(compose(layout))
+    first, second = found["services"]["replica-1"], found["services"]["replica-2"]
+    assert first["command"][-1] == "--bootstrap"
+    assert "--bootstrap" not in second["command"], "a volume that was lost must not be formatted in silence"
+    assert first["ports"] == ["127.0.0.1:7001:7001", "127.0.0.1:7201:7201"]
+    assert first["networks"]["replicas"]["ipv4_address"] == f"{layout.subnet}.11"
+    assert first["cap_drop"] == ["ALL"]
+    for made in (*found["services"].values(), *found["networks"].values(), *found["volumes"].values()):
+        assert made["labels"] == {LABEL: layout.cluster}, "what has no label is not found again"
+
+
+def test_the_files_of_containers_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    layout = in_containers()
+    DockerDriver().write(tmp_path, layout)
+    assert compose_file(tmp_path).exists()
+    config = load_config(tmp_path / "replica-2" / "config.toml")
+    assert config.listen.peer == "0.0.0.0:7101"
+    assert config.listen.client == "0.0.0.0:7001"
+    assert config.advertise.client == "127.0.0.1:7002"
+    assert config.data == "/data/replica"
+    assert (tmp_path / "replica-2" / "config.toml").stat().st_mode & 0o004, "the replica's user is another one"
+
+
+def test_the_plain_compose_file_configures_three_replicas_of_one_cluster() -> None:
+    found: dict[str, Any] = yaml.safe_load((PROJECT / "deploy" / "compose.yaml").read_text())
+    replicas = [service for name, service in found["services"].items() if name.startswith("replica-")]
+    configs = [load_config(None, environment=each["environment"]) for each in replicas]
+    assert [config.replica for config in configs] == [1, 2, 3]
+    assert len({config.members for config in configs}) == 1
+    assert all(config.bootstrap for config in configs)
+    published = [each["ports"][0].rpartition(":")[0] for each in replicas]
+    assert published == [member.client for member in configs[0].members]
+    optional = [service for name, service in found["services"].items() if not name.startswith("replica-")]
+    assert all(service["profiles"] == ["observe"] for service in optional)
+
+
+def test_a_subnet_that_is_taken_is_passed_over() -> None:
+    first = free_subnet("5eed" * 8, ())
+    second = free_subnet("5eed" * 8, {first})
+    assert first != second
+    assert first.startswith("10.")
+
+
+def test_an_address_that_others_know_may_differ_from_where_a_replica_listens() -> None:
+    layout = in_containers()
+    listen = {"peer": "0.0.0.0:1", "client": "0.0.0.0:2", "metrics": ""}
+    found = tomllib.loads(render(layout, layout.replicas[0], data=Path("/d"), listen=listen))
+    assert found["listen"] == listen
+    assert found["advertise"]["client"] == "127.0.0.1:7001"
+
+
+# ------------------------------------------------------------------------------------------------------- partitions
+
+
+def test_a_partition_cuts_between_groups_and_leaves_unnamed_replicas_alone() -> None:
+    layout = in_containers(5)
+    layout.groups = [[1, 2], [3, 4]]
+    assert layout.cut_off(1) == [3, 4, 5]
+    assert layout.cut_off(5) == [1, 2, 3, 4]
+    layout.groups = []
+    assert layout.cut_off(1) == []
+
+
+def test_groups_that_overlap_or_name_nobody_are_refused_before_anything_is_cut(tmp_path: Path) -> None:
+    cluster = Cluster.create(tmp_path / "c", base_port=7001)
+    with pytest.raises(ClusterError, match="in common"):
+        cluster.partition([[1, 2], [2, 3]])
+    with pytest.raises(ClusterError, match="no replica 9"):
+        cluster.partition([[1], [9]])
+    assert Cluster.open(tmp_path / "c").layout.groups == []
+
+
+# ---------------------------------------------------------------------------------------------------------- shaping
+
+
+class Networked(ProcessDriver):
+    """Has networks of which a test says what the kernel answers."""
+
+    device = "eth0"
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+
+    def alive(self, folder: Path, replica: ReplicaLayout) -> bool:
+        return True
+
+    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
+        if self.answer:
+            raise DriverError(self.answer)
+        return ""
+
+
+def chosen(driver: Driver, asked: str) -> tuple[str, str]:
+    layout = in_containers()
+    layout.shaping = asked  # type: ignore[assignment]
+    return choose(driver, Path(), layout)
+
+
+NO = "Error: Specified qdisc kind is unknown."
+
+
+def test_netem_is_chosen_where_the_kernel_has_it_and_the_transport_aloud_where_not() -> None:
+    assert chosen(Networked(""), "auto") == ("netem", "")
+    assert chosen(Networked(NO), "auto") == (
+        "transport", "this kernel has no netem: the transport shapes the links instead"
+    )  # fmt: skip
+    assert chosen(ProcessDriver(), "auto") == ("transport", "")
+    assert chosen(Networked(""), "none") == ("none", "")
+
+
+def test_netem_that_was_asked_for_and_is_not_there_is_refused() -> None:
+    with pytest.raises(ShapingError, match="no netem"):
+        chosen(Networked(NO), "netem")
+
+
+def test_another_trouble_is_not_taken_for_a_missing_netem() -> None:
+    with pytest.raises(ShapingError, match="not permitted"):
+        chosen(Networked("RTNETLINK answers: Operation not permitted"), "auto")
+
+
+def test_a_network_that_replicas_share_is_not_shaped_by_the_kernel(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="--driver docker or namespace"):
+        Cluster.create(tmp_path / "c", base_port=7001, topology="wan3", shaping="netem")
+    with pytest.raises(ClusterError, match="there is no 'magic'"):
+        Cluster.create(tmp_path / "c", base_port=7001, shaping="magic")
+    assert not (tmp_path / "c").exists()
