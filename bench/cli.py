@@ -37,6 +37,8 @@ from bench.suite import (
 )
 from bench.targets import known_targets
 from bench.workload import available_workloads
+from deploy.drivers import DRIVERS
+from deploy.shaping import SHAPINGS
 from deploy.topology import available as available_topologies
 from replica.cli.lazy import LazyGroup
 from replica.consensus.registry import available as available_protocols
@@ -79,6 +81,8 @@ def _common(command: Any) -> Any:
         click.option("--repetitions", type=click.IntRange(min=1), help="Instead of the suite's."),
         click.option("--seconds", type=float, help="What is measured of each run, instead of the suite's."),
         click.option("--seed", type=int, help="Instead of the suite's."),
+        click.option("--driver", type=click.Choice(sorted(DRIVERS)), help="Where replicas run.  [default: process]"),
+        click.option("--shaping", type=click.Choice(SHAPINGS), help="Of the links between replicas.  [default: auto]"),
         click.option("--for", "seconds_max", type=float, default=0.0, help="Stop cleanly after so many seconds."),
         click.option("--keep-data", is_flag=True, help="Leave the data folders of the clusters."),
         click.option("--check-perf", is_flag=True, help="Also let etcd's own program measure etcd (a minute)."),
@@ -114,6 +118,12 @@ def _finish_suite(suite: Suite, options: dict[str, Any]) -> Suite:
     if seconds is not None:
         experiments = [
             msgspec.structs.replace(each, load=msgspec.structs.replace(each.load, seconds=seconds))
+            for each in experiments
+        ]
+    where = {field: options[field] for field in ("driver", "shaping") if options[field] is not None}
+    if where:
+        experiments = [
+            msgspec.structs.replace(each, cluster=msgspec.structs.replace(each.cluster, **where))
             for each in experiments
         ]
     if repetitions is not None:

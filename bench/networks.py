@@ -52,7 +52,7 @@ def make_shaper(cluster: Cluster) -> Shaper:
 
 
 class Shaper:
-    """Shapes inside the transport and under the client library, which needs no privileges."""
+    """Shapes the replicas' links as the cluster does it, and those of clients under the client library."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -71,7 +71,7 @@ class Shaper:
     def endpoints(self, region: str) -> str:
         """The URL of a client in ``region``."""
         places = {replica.client: replica.region for replica in self._cluster.layout.replicas}
-        if self._topology is None or not self._topology.shaped:
+        if self._topology is None or not self._topology.shaped or self._cluster.layout.shaped_by == "none":
             return ",".join(places)
         return shaped_url(places, region=region, topology=self._name)
 
@@ -108,8 +108,8 @@ class Shaper:
     async def _measure(self, clients: Sequence[tuple[str, ReplicaLayout]], replicas: Sequence[int]) -> Network:
         between = await self._between_replicas(replicas)
         ways = await self._from_clients(clients)
-        shaped = self._topology is not None and self._topology.shaped
-        return compare(self._topology, between, ways, name=self._name, shaper="transport" if shaped else "none")
+        shaper = self._cluster.layout.shaped_by or "none"
+        return compare(self._topology, between, ways, name=self._name, shaper=shaper)
 
     async def _between_replicas(self, asked: Sequence[int]) -> dict[Pair, list[float]]:
         places = {replica.replica: replica.region for replica in self._cluster.layout.replicas}

@@ -170,6 +170,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """How reads are done."""
     topology: str = ""
     simulated: bool = False
+    driver: str = "process"
+    """Where the replicas ran: ``process``, ``docker``, ``namespace``."""
     version: str = ""
     node: dict[str, Any] = {}
     """Further fields of the replicas' configuration."""

@@ -120,6 +120,10 @@ class ClusterShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of the protocol."""
     node: dict[str, Any] = {}
     """Further fields of the replicas' configuration."""
+    driver: Literal["process", "docker", "namespace"] = "process"
+    """Where replicas run; see `deploy.drivers`."""
+    shaping: Literal["auto", "netem", "transport", "none"] = "auto"
+    """What makes the links between replicas; those of clients are shaped under the client library."""
 
 
 class HistoryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -241,6 +241,10 @@ class Cluster:
         self._release(wipe=True)
         shutil.rmtree(self.folder)
 
+    def discard_volumes(self) -> None:
+        """Delete the data that lies outside the folder, which stays. Call it when everything is down."""
+        self._release(wipe=True)
+
     def abandon(self) -> None:
         """End a cluster that never came up: kill what runs, and delete all of it."""
         for replica in self.layout.replicas:

@@ -12,7 +12,8 @@ from bench.results import Deployment
 from bench.suite import ClusterShape, TargetEntry
 from bench.targets.base import Digests, Target, TargetError, TargetUnavailable
 from bench.workload import TRANSACTIONAL, Workload
-from deploy import Cluster, ClusterError, admin
+from deploy import Cluster, ClusterError, ClusterLayout, admin
+from deploy.drivers import DriverError, docker, find_driver
 from deploy.topology import TopologyError, load_topology
 from replica import __version__
 from replica.consensus.interface import ConfigurationError, ProtocolSpec
@@ -33,7 +34,7 @@ def _find(name: str) -> ProtocolSpec:
 
 
 class SynodTarget(Target):
-    """A cluster of replicas in processes of this machine."""
+    """A cluster of replicas in processes of this machine, in containers or in network namespaces."""
 
     rpc = "session"
 
@@ -61,6 +62,7 @@ class SynodTarget(Target):
             batch_max=shape.batch_max,
             consistency=shape.consistency,
             topology=shape.topology,
+            driver=shape.driver,
             version=__version__,
             node=shape.node,
         )
@@ -73,6 +75,7 @@ class SynodTarget(Target):
         return ", ".join([name, *changed])
 
     def refusal(self, workload: Workload, faults: Sequence[Mapping[str, object]]) -> str:
+        self._check_driver()
         able = self.spec.capabilities
         name = self.spec.name
         transactional = sorted(TRANSACTIONAL & workload.shares.keys())
@@ -93,6 +96,14 @@ class SynodTarget(Target):
             return f"{name} does not recover from a crash"
         return ""
 
+    def _check_driver(self) -> None:
+        """Raises `TargetUnavailable` where replicas cannot run in the way that is wanted."""
+        wanted = ClusterLayout(cluster="", driver=self.shape.driver, protocol=self.protocol, image=docker.DEFAULT_IMAGE)
+        try:
+            find_driver(wanted.driver).check(wanted)
+        except DriverError as error:
+            raise TargetUnavailable(str(error)) from None
+
     def start(self, folder: Path) -> None:
         shape = self.shape
         node = dict(shape.node)
@@ -107,6 +118,8 @@ class SynodTarget(Target):
                 topology=shape.topology if self.replicas > 1 else "",
                 base_port=0,
                 node=node,
+                driver=shape.driver,
+                shaping=shape.shaping,
             )
             self.cluster.up()
             self._sync_mode = next((s.sync_mode for s in self.cluster.status() if s.sync_mode), shape.sync_mode)
@@ -122,6 +135,7 @@ class SynodTarget(Target):
         if self.cluster is not None:
             cluster, self.cluster = self.cluster, None
             cluster.down()
+            cluster.discard_volumes()
 
     def dead(self) -> list[str]:
         if self.cluster is None:

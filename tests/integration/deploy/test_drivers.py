@@ -137,36 +137,37 @@ class TestNamespaces:
         assert self.left(made[0]) == ""
 
 
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Built from what git knows and a folder of wheels, as where no package index can be reached."""
+    if reason := without_engine():
+        pytest.skip(reason)
+    if not engine("images", "--quiet", BASE):
+        pytest.skip(f"no base image {BASE} on this machine")
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("wheels for the image are collected by Python 3.11")
+    context = tmp_path_factory.mktemp("context") / "synod"
+    names = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, names):
+        if (PROJECT / name).is_file():
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(PROJECT / name, context / name)
+    wheels = context / "deploy" / "wheels"
+    collect = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*collect, "--wheel-dir", str(wheels), ".", "hatchling"], cwd=context, check=True)
+    for own in wheels.glob("synod-*.whl"):
+        own.unlink()
+    *_, last = build_image(IMAGE, BASE, context)
+    assert "Success" in last or IMAGE in last
+    return IMAGE
+
+
 @pytest.mark.docker
 @pytest.mark.timeout(900)
 class TestContainers:
-    @pytest.fixture(scope="class", autouse=True)
-    def image(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """Built from what git knows and a folder of wheels, as where no package index can be reached."""
-        if reason := without_engine():
-            pytest.skip(reason)
-        if not engine("images", "--quiet", BASE):
-            pytest.skip(f"no base image {BASE} on this machine")
-        if sys.version_info[:2] != (3, 11):
-            pytest.skip("wheels for the image are collected by Python 3.11")
-        context = tmp_path_factory.mktemp("context") / "synod"
-        names = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=PROJECT, capture_output=True, text=True, check=True,
-        ).stdout.split("\0")  # fmt: skip
-        for name in filter(None, names):
-            if (PROJECT / name).is_file():
-                (context / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(PROJECT / name, context / name)
-        wheels = context / "deploy" / "wheels"
-        collect = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*collect, "--wheel-dir", str(wheels), ".", "hatchling"], cwd=context, check=True)
-        for own in wheels.glob("synod-*.whl"):
-            own.unlink()
-        *_, last = build_image(IMAGE, BASE, context)
-        assert IMAGE in last or "Success" in last
-        return IMAGE
-
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Iterator[Path]:
         path = tmp_path / "cluster"
