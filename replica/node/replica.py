@@ -315,7 +315,9 @@ class Replica(Stored):
     def _refused(self, peer: ReplicaId, code: RefusalCode, message: str) -> None:
         """A peer does not let this replica in. What cannot get better by itself ends the replica."""
         if code is RefusalCode.NOT_A_MEMBER and self.begun:
-            self.fail(NotAMember(f"replica {peer} says: {message}"))
+            if self.coordinator.sealed is None:
+                self.fail(NotAMember(f"replica {peer} says: {message}"))
+            # Else it is about to go by itself, once it is durable here who comes after it: somebody may wait for that.
         elif code in {RefusalCode.DIFFERENT_DISK, RefusalCode.WRONG_CLUSTER}:
             self.fail(WrongIdentity(f"replica {peer} says: {message}"))
         else:

@@ -24,6 +24,7 @@ from replica.node.errors import (
 from replica.node.replica import Replica
 from replica.wire import typed as wire
 from tests.support.nodes import (
+    PATIENCE_S,
     Nodes,
     RawSession,
     Refused,
@@ -261,6 +262,34 @@ async def test_the_leader_itself_can_be_replaced(tmp_path):
         async with await cluster.session() as session:
             assert await session.get(b"key") == b"value"
         await cluster.agree()
+
+
+async def test_a_leader_that_is_replaced_says_so_though_the_others_have_gone_on_before_it(tmp_path, monkeypatch):
+    async with nodes(tmp_path) as cluster:
+        await cluster.start()
+        await cluster.ready()
+        leader = await cluster.leader()
+        refused = asyncio.Event()
+        refuse, write = leader._refused, leader.transitions._write
+
+        def once_refused(*refusal: Any) -> None:
+            refuse(*refusal)
+            refused.set()
+
+        async def write_slowly(task: Any) -> Any:
+            await asyncio.wait_for(refused.wait(), PATIENCE_S)
+            return await write(task)
+
+        monkeypatch.setattr(leader, "_refused", once_refused)
+        monkeypatch.setattr(leader.transitions, "_write", write_slowly)
+        peer, client = free_addresses(2)
+        await cluster.join(4, peer, client)
+        async with admin(leader) as operator:
+            reply = await operator.ReplaceMember(
+                wire.ReplaceMemberRequest(remove=leader.config.replica, add=4, peer_address=peer, client_address=client)
+            )
+        assert reply.epoch == 2
+        assert "is not a member of epoch 2" in str(await failure_of(leader))
 
 
 async def test_a_replica_that_missed_a_change_of_members_follows_by_snapshot(tmp_path):
