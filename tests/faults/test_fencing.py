@@ -25,7 +25,7 @@ HOLDER = textwrap.dedent(
             return "lost"
 
     with connect(sys.argv[1], timeout_s=60) as store:
-        lock = store.lock("shared", ttl_s=1.0)
+        lock = store.lock("shared", ttl_s=3.0)
         print(lock.acquire(), flush=True)
         fence = lock.condition
         sys.stdin.readline()
@@ -88,10 +88,11 @@ def test_a_fencing_token_stops_a_paused_holder_that_wakes_up_late(tmp_path):
 def test_without_the_fence_the_late_write_would_have_happened(tmp_path):
     """The fence is what stops it: the same write without the condition takes effect."""
     with connect("memory:") as store:
-        lease = store.lease(0.2, keep_alive=False)
+        lease = store.lease(60, keep_alive=False)
         lock = store.lock("shared", lease=lease)
         lock.acquire()
         fence = lock.condition
+        store.revoke_lease(lease.id)  # as if its time had run out: the holder has not heard of it
         with store.lock("shared") as other:
             other.transaction([Put(b"guarded", b"second")])
             with pytest.raises(LockLost):
