@@ -78,7 +78,7 @@ async def test_whoever_waits_for_too_long_gives_the_place_up(store):
 
 
 async def test_a_lock_whose_lease_has_expired_is_a_clear_error_and_changes_nothing(store):
-    lease = await store.lease(0.3, keep_alive=False)
+    lease = await store.lease(1.5, keep_alive=False)
     lock = store.lock("x", lease=lease)
     token = await lock.acquire()
     assert lock.token == token
