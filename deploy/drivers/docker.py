@@ -120,7 +120,7 @@ class DockerDriver(Driver):
             return True
         if state == "paused":
             docker("unpause", replica.unit)
-        docker("stop", "--time", str(round(timeout_s)), replica.unit, timeout_s=timeout_s + STOP_SLACK_S)
+        docker("stop", "-t", str(round(timeout_s)), replica.unit, timeout_s=timeout_s + STOP_SLACK_S)
         return _state(replica)[1] != 128 + 9
 
     def kill(self, folder: Path, replica: ReplicaLayout) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from deploy.topology import load_topology
+from tests.faults.guest_network import TOLERANCE
 from tests.support.emulator import Disk, Emulator, MachineEnded
 
 pytestmark = [pytest.mark.emulator, pytest.mark.timeout(1_200)]
@@ -18,7 +19,6 @@ PROJECT = Path(__file__).parents[2]
 DISK_BYTES = 1 << 30
 LIFE_S = 1_000.0
 TOPOLOGY = "wan3"
-TOLERANCE = 0.10
 
 
 @pytest.fixture(autouse=True)
