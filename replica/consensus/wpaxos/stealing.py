@@ -83,7 +83,7 @@ class Campaign:
 class _Pending:
     """A command of this replica's clients, until it is delivered here."""
 
-    __slots__ = ("command", "name", "since", "due", "interval")
+    __slots__ = ("command", "name", "since", "due", "interval", "given")
 
     def __init__(self, command: Command, name: str, now: float) -> None:
         self.command = command
@@ -93,6 +93,14 @@ class _Pending:
         """When it is to be forwarded next, if it still has to be."""
         self.interval = 0.0
         """Between the last forward and the next: every one doubles it, up to a bound, since an owner may be far."""
+        self.given = False
+        """Has an owner been given it?"""
+
+    def may_be_given(self) -> bool:
+        """Nothing makes a write outside any session take effect once, so that it is given to an owner only once."""
+        touched = self.command.footprint
+        read_only = touched is not None and touched.read_only
+        return not self.given or bool(self.command.session) or read_only
 
 
 class Stealing:
@@ -160,7 +168,10 @@ class Stealing:
         if not waiting:
             return
         if name in self._replication.tenures:
-            self._replication.enqueue(log, [pending.command for pending in waiting.values()])
+            given = [pending for pending in waiting.values() if pending.may_be_given()]
+            self._replication.enqueue(log, [pending.command for pending in given])
+            for pending in given:
+                pending.given = True
             return
         if name in self.campaigns:
             return
@@ -170,7 +181,8 @@ class Stealing:
             return
         first = core.options.retransmit_s
         for pending in waiting.values():
-            if pending.due <= core.now:
+            if pending.due <= core.now and pending.may_be_given():
+                pending.given = True
                 core.counters["forwarded"] += 1
                 pending.interval = min(2 * pending.interval, FORWARDS_MAX * first) or first
                 pending.due = core.now + pending.interval

@@ -12,6 +12,7 @@ from replica.consensus.interface import (
     ConfigurationError,
     Footprint,
     Member,
+    Message,
     Proposed,
     ProtocolSpec,
     ReadRequested,
@@ -26,7 +27,7 @@ from replica.consensus.wpaxos.messages import Accept, Accepted, Decided, Forward
 from replica.consensus.wpaxos.options import WPaxosOptions, quorums_of
 from replica.consensus.wpaxos.planted import BUGS, planted
 from replica.consensus.wpaxos.policies import POLICIES, Consecutive, Majority, MovingAverage
-from replica.kv.operations import Add, Added, Written
+from replica.kv.operations import Add, Added, Get, Written
 
 from .owned import Estate
 
@@ -229,6 +230,26 @@ def test_a_command_that_is_decided_twice_takes_effect_once():
     story.settle()
     assert story[2].results[7, 1] == Added(1, 5)
     assert story.value(b"n") == b"5"
+
+
+def test_a_write_outside_any_session_is_given_to_an_owner_once_and_a_read_until_it_is_answered():
+    story = Estate(3)
+    story[1].ask(Add(b"n", 1), 7, 1)
+    story.settle()
+    forwarded: list[int] = []
+
+    def listen(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, Forward):
+            forwarded.extend(command.sequence for command in message.commands)
+        return isinstance(message, Accept | Decided) and to == 3
+
+    story.lose = listen
+    story[3].ask(Add(b"n", 1), 0, 2)
+    story[3].ask(Get(b"n"), 0, 3)
+    story.wait(2.0)
+    assert forwarded.count(2) == 1
+    assert forwarded.count(3) > 1
+    assert story.value(b"n") == b"2"
 
 
 def test_two_who_claim_at_once_agree_on_one_owner():
