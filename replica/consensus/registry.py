@@ -21,10 +21,13 @@ GROUP: Final = "synod.protocols"
 """The entry-point group."""
 
 BUILT_IN: Final = {
+    "abd": "replica.consensus.abd:PROTOCOL",
+    "epaxos": "replica.consensus.epaxos:PROTOCOL",
     "fpaxos": "replica.consensus.multipaxos:FPAXOS",
     "multipaxos": "replica.consensus.multipaxos:PROTOCOL",
     "null": "replica.consensus.null:PROTOCOL",
     "raft": "replica.consensus.raft:PROTOCOL",
+    "wpaxos": "replica.consensus.wpaxos:PROTOCOL",
 }
 """The protocols of this tree, by name, as they stand in its own entry points."""
 
