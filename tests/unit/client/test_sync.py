@@ -269,7 +269,7 @@ def test_a_fork_beside_a_running_loop_leaves_both_with_a_working_store(server):
             await store.close()
 
         async def in_parent():
-            async with connect_async({server!r}) as store:
+            async with connect_async({server!r}, timeout_s=60) as store:
                 await store.add("n", 1)
 
                 def fork():
