@@ -156,9 +156,7 @@ class EPaxos(Protocol):
         elif isinstance(event, SnapshotUnavailable):
             self._catchups.on_unavailable()
         elif isinstance(event, PeerReset):
-            for round_ in self._rounds.rounds.values():
-                if event.peer not in round_.answers:
-                    self._rounds.repeat(round_, (event.peer,))
+            self._rounds.on_reset(event.peer)
         elif isinstance(event, Admitted):
             core.voting = True
             self._rounds.resume()

@@ -11,6 +11,7 @@ recover: whatever it had told others of them is durable, so asking once more is 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from replica.consensus.ballots import Ballot
 from replica.consensus.intake import Intake
@@ -22,6 +23,9 @@ from .instance import Instance
 from .instances import Instances
 from .messages import Accept, Accepted, Commit, Dependencies, InstanceId, Phase, PreAccept, PreAccepted, Refused
 from .state import Core
+
+REPEATED_BYTES_MAX: Final = 4 << 20
+"""Bytes of values repeated in one turn, or one value more: what a link would drop is not worth its encoding."""
 
 
 class Stage(Enum):
@@ -235,24 +239,35 @@ class Rounds:
         """Repeat what went unanswered, and stop waiting for a fast quorum that does not answer."""
         core = self._core
         before = core.now - core.options.retransmit_s
+        budget = REPEATED_BYTES_MAX
         for round_ in [round_ for round_ in self.rounds.values() if round_.sent_at <= before]:
             if not self._stands(round_):
                 continue
-            round_.sent_at = core.now
             if round_.stage is Stage.PREACCEPTING:
                 self._weigh(round_, patient=False)
-            if self.rounds.get(round_.instance.id) is round_:
-                self.repeat(round_, tuple(member for member in core.others if member not in round_.answers))
+            if self.rounds.get(round_.instance.id) is round_ and budget > 0:
+                round_.sent_at = core.now
+                budget -= self._repeat(round_, tuple(member for member in core.others if member not in round_.answers))
 
-    def repeat(self, round_: Round, to: tuple[ReplicaId, ...]) -> None:
-        """Ask these once more."""
+    def on_reset(self, peer: ReplicaId) -> None:
+        """What was sent to a peer may be lost: ask it once more. What is too much at once has its time later."""
+        budget = REPEATED_BYTES_MAX
+        for round_ in self.rounds.values():
+            if budget <= 0:
+                return
+            if peer not in round_.answers:
+                budget -= self._repeat(round_, (peer,))
+
+    def _repeat(self, round_: Round, to: tuple[ReplicaId, ...]) -> int:
+        """Ask these once more; how many bytes that takes."""
         core, instance = self._core, round_.instance
         if round_.stage is Stage.ACCEPTING:
             self._ask(round_, to)
-            return
+            return 0 if round_.holders.issuperset(to) else len(instance.value or b"")
         assert instance.value is not None
         assert instance.initial is not None
         core.tell_some(list(to), PreAccept(instance.space, instance.number, instance.value, instance.initial))
+        return len(instance.value)
 
     def resume(self) -> None:
         """After a restart: take up what this replica proposed and nobody else has begun to recover."""

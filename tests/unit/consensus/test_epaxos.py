@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replica.consensus.epaxos import PROTOCOL, interference
+from replica.consensus.epaxos import PROTOCOL, interference, rounds
 from replica.consensus.epaxos.messages import (
     Accept,
     Commit,
@@ -27,6 +27,7 @@ from replica.consensus.interface import (
     Footprint,
     Member,
     Message,
+    PeerReset,
     ProtocolSpec,
     ReadRequested,
     Reconfigure,
@@ -204,6 +205,24 @@ def test_lost_messages_are_repeated():
 
 
 # --------------------------------------------------------------------------------------------------------- durability
+
+
+def test_what_is_repeated_in_one_turn_is_bounded_and_all_has_its_time(monkeypatch):
+    monkeypatch.setattr(rounds, "REPEATED_BYTES_MAX", 1000)
+    story = Gathering(3, options={"batch_max": 1})
+    story.lose = only(PreAccept, links=set())
+    for number in range(20):
+        story[1].propose_commands(write(b"%300d" % number, b"x"))
+    story.settle()
+    for events in ((PeerReset(2),), ()):  # the second time it is the clock that has them repeated
+        story[1].clock += 0.3 if not events else 0.0
+        story[1].step(*events)
+        assert 1 <= sum(to == 2 for _, to, _, _ in story.wires) <= 5
+        story.settle()
+    heard = story.tap(PreAccept)
+    story.wait(3)
+    assert {message.number for _, _, message in heard} == set(range(1, 21))
+    assert len(story[3].image.log) == 20
 
 
 def test_nothing_leaves_a_replica_before_its_disk_has_it():
