@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -340,6 +341,30 @@ def test_what_all_have_executed_still_comes_before_a_proposal_that_was_made_with
     story[1].crash(state_survives=False)
     story[1].start()
     assert story[1].image.log == [b"decided first", b"proposed first"]
+
+
+def test_forgetting_takes_no_dependency_back(monkeypatch):
+    monkeypatch.setattr(interference, "YOUNG_MIN", 3)
+    monkeypatch.setattr(interference, "KEYS_MAX", 6)
+    dice = random.Random(7)
+    keys = [b"%d" % number for number in range(12)]
+    for _ in range(40):
+        conflicts, numbers, everywhere = interference.Conflicts(3), [0, 0, 0], [0, 0, 0]
+        owed: dict[bytes, list[int]] = {key: [0, 0, 0] for key in keys}
+        for _ in range(60):
+            rank, key = dice.randrange(3), dice.choice(keys)
+            numbers[rank] += 1
+            conflicts.add(rank, numbers[rank], interference.Touch({key: None}, {}))
+            owed[key][rank] = numbers[rank]
+            if dice.random() < 0.3:
+                everywhere = [
+                    dice.randrange(done, number + 1) for done, number in zip(everywhere, numbers, strict=True)
+                ]
+                conflicts.forget(everywhere)
+            found = [0, 0, 0]
+            asked = dice.choice(keys)
+            conflicts.collect(interference.Touch({}, {asked: None}), found)
+            assert all(number >= least for number, least in zip(found, owed[asked], strict=True))
 
 
 def test_the_keys_that_are_remembered_are_bounded_though_a_replica_was_never_heard_of(monkeypatch):
