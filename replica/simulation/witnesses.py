@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from replica.simulation.abd_witness import AbdWitness
+from replica.simulation.epaxos_witness import EPaxosWitness
 from replica.simulation.raft_witness import RaftWitness
 from replica.simulation.witness import MultiPaxosWitness, SoloWitness, Witness
 from replica.simulation.wpaxos_witness import WPaxosWitness
@@ -15,6 +16,7 @@ WITNESSES: Final[Mapping[str, Callable[[], Witness]]] = {
     "fpaxos": MultiPaxosWitness,
     "null": SoloWitness,
     "abd": AbdWitness,
+    "epaxos": EPaxosWitness,
     "raft": RaftWitness,
     "wpaxos": WPaxosWitness,
 }

@@ -11,8 +11,13 @@ import sys
 import pytest
 
 from replica.consensus.epaxos import PROTOCOL
+from replica.consensus.epaxos.messages import Commit, PreAccept
+from replica.consensus.interface import Command, Footprint, Send
+from replica.consensus.values import encode_batch
 from replica.simulation import PROFILES, run
+from replica.simulation.epaxos_witness import EPaxosWitness
 from replica.simulation.survey import Survey, expected
+from replica.simulation.violation import Violation
 
 CHUNK = 6
 
@@ -61,3 +66,19 @@ def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():
         for seed in ("0", "4711")
     }
     assert len(digests) == 1
+
+
+def test_the_witness_sees_two_decisions_that_interfere_and_miss_each_other():
+    value = encode_batch((Command(b"a", footprint=Footprint(writes=(b"x",))),))
+    elsewhere = encode_batch((Command(b"b", footprint=Footprint(writes=(b"y",))),))
+    witness = EPaxosWitness()
+    witness.sent(1, Send((2,), PreAccept(1, 1, value, (0, 0, 0))), 1)
+    witness.sent(1, Send((2,), Commit(1, 1, False, b"", (0, 0, 0))), 1)
+    witness.sent(2, Send((1,), Commit(2, 1, False, elsewhere, (0, 0, 0))), 1)
+    witness.sent(2, Send((1,), Commit(2, 2, False, value, (1, 1, 0))), 1)
+    with pytest.raises(Violation, match="neither sees the other"):
+        witness.sent(3, Send((1,), Commit(3, 1, False, value, (0, 2, 0))), 1)
+    with pytest.raises(Violation, match="another value"):
+        witness.sent(3, Send((1,), PreAccept(1, 1, elsewhere, (0, 0, 0))), 1)
+    with pytest.raises(Violation, match="has"):
+        witness.sent(3, Send((1,), Commit(1, 1, True, b"", (0, 0, 0))), 1)
