@@ -105,8 +105,8 @@ $(VENV)/.stamp-%: pyproject.toml
 	@touch $@
 
 EXTRAS_demo := bench
-EXTRAS_dev := bench,certs,test,dev
-EXTRAS_mutants := bench,certs,test,dev,mutation
+EXTRAS_dev := bench,certs,examples,optuna,test,dev
+EXTRAS_mutants := bench,certs,examples,optuna,test,dev,mutation
 
 $(PROTOS_VENV)/.stamp: Makefile
 	$(call environment,$(PROTOS_VENV),$(PROTOS_PYTHON))

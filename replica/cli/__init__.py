@@ -29,6 +29,7 @@ CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
         "get": "replica.cli.data:get",
         "lease": "replica.cli.watching:lease",
         "lock": "replica.cli.watching:lock",
+        "md": "replica.cli.md:md",
         "put": "replica.cli.data:put",
         "range": "replica.cli.data:range_",
         "serve": "replica.cli.serve:serve",

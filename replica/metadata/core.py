@@ -250,6 +250,7 @@ class Core:
     async def serial(self) -> int:
         """A number that no client of this store has had before."""
         if not self._serials:
+            await self.open()
             if self._taking is None:
                 self._taking = asyncio.Lock()
             async with self._taking:

@@ -33,7 +33,7 @@ from replica.metadata.filters import (
     parse,
     predicates,
 )
-from replica.metadata.keys import KIND_AT_SOURCE, KIND_AT_TARGET, tail_id, type_number, value_part
+from replica.metadata.keys import ALIAS, KIND_AT_SOURCE, KIND_AT_TARGET, tail_id, type_number, value_part
 from replica.metadata.model import (
     AnyObject,
     Change,
@@ -330,8 +330,8 @@ class Queries(Core):
         found = []
         async for page in self.scan_prefix(prefix, revision):
             for item in page:
-                edge = edge_of(identity, item.key[begin : begin + 2], tail_id(item.key), item.value)
-                if edge is not None:
+                here = item.key[begin : begin + 2]
+                if here != ALIAS and (edge := edge_of(identity, here, tail_id(item.key), item.value)) is not None:
                     found.append(edge)
         return found
 
@@ -677,7 +677,7 @@ def _read_token(text: str | None, question: str, at: int | None) -> _Token | Non
 
 
 def edge_of(identity: int, letters: bytes, other: int, role: bytes) -> Edge | None:
-    """The edge that stands at a node; None for what is no edge (an alias)."""
+    """The edge that stands at a node; None for letters that stand for none."""
     kind: EdgeKind | None
     if (kind := KIND_AT_SOURCE.get(letters)) is not None:
         return Edge(source=identity, target=other, kind=kind, role=role.decode())

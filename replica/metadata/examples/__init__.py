@@ -1,0 +1,1 @@
+"""Complete examples on real data; they need the extra ``examples``."""
