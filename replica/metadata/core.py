@@ -149,8 +149,9 @@ class Core:
     async def _lay_out(self) -> None:
         if not self._layout_revision:
             key = self.keys.layout
+            # Two keys: protocols that order keys one by one refuse it.
             begin = Transaction(
-                (Compare(key, "exists", "=", 0),), (Put(key, b"%d" % LAYOUT),), (Get(key), Range(key, key + b"\x00"))
+                (Compare(key, "exists", "=", 0),), (Put(key, b"%d" % LAYOUT),), (Get(key), Get(self.keys.serials))
             )
             try:
                 answer = await self._patiently(lambda: self.store.execute(begin))
