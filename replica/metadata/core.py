@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from replica.client import AsyncStore, Compare, Get, KeyValue, Put, Range
+from replica.client import AsyncStore, Compare, Get, KeyValue, Put, Range, Unchanged
 from replica.client.errors import (
     Compacted,
     Conflict,
@@ -149,16 +149,19 @@ class Core:
     async def _lay_out(self) -> None:
         if not self._layout_revision:
             key = self.keys.layout
-            # Two keys: protocols that order keys one by one refuse it.
-            begin = Transaction(
-                (Compare(key, "exists", "=", 0),), (Put(key, b"%d" % LAYOUT),), (Get(key), Get(self.keys.serials))
-            )
             try:
-                answer = await self._patiently(lambda: self.store.execute(begin))
                 got = await self.store.read(Get(key))
+                if isinstance(got, Got) and got.item is None:
+                    # That nothing was written there since can be asked only where revisions are those of the whole
+                    # store; elsewhere all of this is refused, and nothing written.
+                    unwritten = Unchanged(key, key + b"\x00", got.revision)
+                    begin = Transaction(
+                        (unwritten, Compare(key, "exists", "=", 0)), (Put(key, b"%d" % LAYOUT),), (Get(key),)
+                    )
+                    await self._patiently(lambda: self.store.execute(begin))
+                    got = await self.store.read(Get(key))
             except Unsupported as error:
                 raise NeedsTotalOrder(f"this cluster cannot hold a metadata store: {error.reason}") from None
-            assert isinstance(answer, Transacted)
             assert isinstance(got, Got)
             self._see(got.revision)
             self._laid_out(got.item)
