@@ -3,7 +3,8 @@
 grpc's core can wait for its sockets in two ways. The newer one, an event engine with threads of its own, hands every
 event from one thread to another; the older one does not. On two cores a bounced frame took 15 to 25 % less time and
 processor with the older (`python -m bench.micro_transport`, grpcio 1.85). It is chosen by an environment variable that
-grpc reads when it is imported, so a program that owns its process calls `tune_grpc` first.
+grpc reads when it is imported, so a program that owns its process calls `tune_grpc` first, or has it called on the
+environment of a process that it starts.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ TRIED_LAST: Final = (1, 85)
 """Releases of grpcio that know all of these names; others would print a complaint about each that they do not."""
 
 
-def tune_grpc(environment: MutableMapping[str, str]) -> bool:
+def tune_grpc(environment: MutableMapping[str, str], *, child: bool = False) -> bool:
     """Choose the older way to wait, unless the user has chosen, and say whether that was done.
 
-    ``environment`` is ``os.environ``. Does nothing once grpc has been imported, or under a release that was not tried.
+    ``environment`` is ``os.environ``, or that of a ``child`` which is about to be started. Does nothing for this
+    process once grpc has been imported, or under a release that was not tried.
     """
-    if VARIABLE in environment or "grpc" in sys.modules:
+    if VARIABLE in environment or (not child and "grpc" in sys.modules):
         return False
     try:
         major, minor = version("grpcio").split(".")[:2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 from bench.load.generator import GeneratorResult, GeneratorSpec, Progress, Start, window_of
 from bench.load.measure import Window
 from bench.suite import Load
+from replica.tuning import tune_grpc
 
 READY_TIMEOUT_S: Final = 120.0
 """Connecting, and loading of keys."""
@@ -45,6 +47,8 @@ class Fleet:
         self.window: Window | None = None
 
     async def __aenter__(self) -> Self:
+        environment = dict(os.environ)
+        tune_grpc(environment, child=True)
         for _ in self._specs:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -52,6 +56,7 @@ class Fleet:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                env=environment,
                 start_new_session=True,
             )
             self._processes.append(process)

@@ -42,6 +42,13 @@ def test_it_is_too_late_once_grpc_has_been_imported(fresh, monkeypatch):
     assert environment == {}
 
 
+def test_for_a_process_that_is_still_to_be_started_it_is_never_too_late(fresh, monkeypatch):
+    monkeypatch.setitem(sys.modules, "grpc", tuning)
+    environment: dict[str, str] = {}
+    assert tuning.tune_grpc(environment, child=True)
+    assert environment == {tuning.VARIABLE: tuning.OLDER_POLLING}
+
+
 def test_the_program_is_in_time():
     """Nothing that `synod serve` imports before it tunes its process brings grpc with it."""
     program = "import sys, replica.cli.serve, replica.tuning; sys.exit('grpc' in sys.modules)"
