@@ -19,8 +19,8 @@ counts as settled; it is never sent again.
 **The window.** No sequence beyond ``acknowledged + session_window`` is used. Operations beyond it wait in the queue,
 whose length is bounded: beyond `QUEUE_OPERATIONS_MAX` they are refused, definitely.
 
-**Few frames at a time.** What is asked for leaves at once while little is unanswered; beyond that it gathers until an
-answer comes (`replica.client.gathering`). Stale reads, reads that travel alone and what is sent again do not.
+**Few frames at a time.** What is asked for leaves at once while nothing is unanswered; else it gathers until an answer
+comes (`replica.client.gathering`). Stale reads, reads that travel alone and what is sent again do not.
 
 **Definite or not.** A run is *doubtful* once a transmission of it ended without a definite answer (the stream was
 lost, or a replica said that it may yet happen). An operation that fails was certainly without effect only if it was
@@ -447,12 +447,11 @@ class Engine(Generic[T]):
             room = self._send_again(frame, room)
         if not self._unsent:
             # Where a frame leaves with such anyway, what has gathered goes along.
-            if self.writes.operations and (frame.runs or not self._gathered_writes.holds(now, self.outstanding)):
+            if self.writes.operations and (frame.runs or not self._gathered_writes.holds(now)):
                 room = self._send_writes(frame, room)
             for (consistency, alone), queue in self.reads.items():
                 if queue.operations and not (
-                    gathers(consistency, alone=alone)
-                    and self._gathered_reads[consistency].holds(now, self._reads_outstanding)
+                    gathers(consistency, alone=alone) and self._gathered_reads[consistency].holds(now)
                 ):
                     room = self._send_reads(frame, room, consistency, queue, alone=alone)
         if not (frame.runs or frame.reads):

@@ -7,10 +7,10 @@ of their own, are answered apart from the others, and so on, until every frame c
 
 Operations of a kind (writes, or reads of one consistency) leave at once while
 
-- fewer than `OPERATIONS_FEW` of them are unanswered: a request without much company never waits for any; or
+- none is unanswered: a request by itself never waits; or
 - the last frame was full, so that the next one is large as well; or
-- fewer frames of theirs are unanswered than there may be: one, and on a long way one more for each `FRAME_SPACING_S`
-  of the shortest time that an answer has taken, because on the way frames are in nobody's way.
+- the way is long: for each `FRAME_SPACING_S` of the shortest time that an answer has taken there may be one more
+  unanswered frame than one, because on the way frames are in nobody's way.
 
 Otherwise they gather until a frame has been answered in full, or for `HOLD_S`. No kind waits for another: a scan that
 takes its time holds up no write.
@@ -20,9 +20,6 @@ from __future__ import annotations
 
 from math import inf
 from typing import Final
-
-OPERATIONS_FEW: Final = 4
-"""With fewer operations of a kind unanswered than this, the next one leaves at once."""
 
 FRAME_SPACING_S: Final = 0.005
 """There may be another unanswered frame for each time so much that an answer takes at least."""
@@ -45,11 +42,11 @@ class Gathering:
         self.full = False
         """The last frame had no room for all that there was."""
 
-    def holds(self, now: float, unanswered: int) -> bool:
-        """Should what is asked for gather, when so many operations are unanswered?"""
+    def holds(self, now: float) -> bool:
+        """Should what is asked for gather?"""
         frames = len(self._frames)
         spaced = frames <= self._answer_s / FRAME_SPACING_S < inf
-        if not frames or self.full or spaced or unanswered < OPERATIONS_FEW:
+        if not frames or self.full or spaced:
             self._held_since = inf
             return False
         self._held_since = min(self._held_since, now)

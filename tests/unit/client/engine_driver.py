@@ -10,6 +10,7 @@ import msgspec
 
 from replica.client.engine import Engine, Move
 from replica.client.errors import SynodError
+from replica.client.gathering import HOLD_S
 from replica.kv.operations import AnyResult, Failed, Failure, Get, Got, KeyValue, Put, Written
 from replica.kv.runs import encode_results
 from replica.wire.typed import (
@@ -84,6 +85,12 @@ class Driver:
         frame = self.sent()
         assert frame is not None
         return frame
+
+    def send_though_unanswered(self) -> ClientFrame:
+        """What is sent when nothing gathers any longer."""
+        assert self.sent() is None
+        self.now += HOLD_S
+        return self.frame()
 
     def wish(self) -> Move:
         """What the engine wishes for; it must be something."""
