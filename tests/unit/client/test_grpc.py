@@ -163,7 +163,7 @@ async def test_tls_with_certificates_on_both_sides(tmp_path):
     async with serve(cluster, credentials):
         async with connect_async(cluster.endpoints[0], **trusted) as store:
             await store.put("key", "value")
-        async with connect_async(cluster.endpoints[0], timeout_s=0.3) as store:
+        async with connect_async(cluster.endpoints[0], timeout_s=5.0) as store:
             with pytest.raises(Unauthenticated):
                 await store.put("key", "value")
     with pytest.raises(InvalidArgument, match=r"missing\.pem"):
