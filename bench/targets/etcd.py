@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from bench.results import Deployment
 from bench.suite import ClusterShape, TargetEntry
 from bench.targets.base import Digests, Target, TargetError, TargetUnavailable
 from bench.workload import METADATA_KINDS, Workload
+from deploy.drivers.base import free_ports
 
 READY_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
@@ -90,7 +90,7 @@ class EtcdTarget(Target):
     def start(self, folder: Path) -> None:
         self._folder = folder
         count = self.shape.replicas
-        ports = _free_ports(2 * count)
+        ports = free_ports(2 * count)
         names = [f"member-{number + 1}" for number in range(count)]
         peers = [f"http://127.0.0.1:{port}" for port in ports[:count]]
         self._clients = [f"127.0.0.1:{port}" for port in ports[count:]]
@@ -215,11 +215,3 @@ def _call(address: str, path: str, request: Any, reply: Any) -> Any:
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         method = channel.unary_unary(path, type(request).SerializeToString, reply.FromString)
         return method(request, timeout=CALL_TIMEOUT_S)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]

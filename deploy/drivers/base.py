@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -14,6 +15,13 @@ from deploy.layout import ClusterLayout, ReplicaLayout
 HOST: Final = "127.0.0.1"
 PEER_PORT_OFFSET: Final = 100
 METRICS_PORT_OFFSET: Final = 200
+
+FIRST_FREE_PORT: Final = 10_240
+"""Free ports are looked for from here up to where those begin that the system gives to outgoing connections."""
+
+BIND_ATTEMPTS: Final = 100
+
+_random: Final = random.SystemRandom()
 
 
 class DriverError(Exception):
@@ -103,12 +111,32 @@ class Driver(ABC):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment, all different."""
+    """Ports that nobody listens on at the moment, all different.
+
+    None that the system may give to an outgoing connection: that would take the port from a replica that has yet to
+    start, or to start again.
+    """
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
-            each.bind((HOST, 0))
+            _bind_somewhere(each)
         return [each.getsockname()[1] for each in sockets]
+
+
+def _bind_somewhere(each: socket.socket) -> None:
+    last = _first_outgoing_port() - 1
+    for _ in range(BIND_ATTEMPTS if last > FIRST_FREE_PORT else 0):
+        with suppress(OSError):  # somebody has it
+            each.bind((HOST, _random.randint(FIRST_FREE_PORT, last)))
+            return
+    each.bind((HOST, 0))
+
+
+def _first_outgoing_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):  # not Linux, where most begin at 49152, and some at 32768
+        return 32768
 
 
 def routed_subnets() -> set[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any, Self
 import grpc.aio
 import msgspec
 
+from deploy.drivers.base import free_ports
 from replica.kv import operations as kv
 from replica.kv import runs
 from replica.kv.machine import StateMachine
@@ -40,15 +40,8 @@ async def eventually(condition: Callable[[], Any], what: str, timeout_s: float =
 
 
 def free_addresses(count: int) -> list[str]:
-    """Addresses on loopback that nobody listens on. Held together, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Addresses on loopback that nobody listens on, all different."""
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 def state_of(node: Replica) -> StateMachine:

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from deploy import Cluster, ClusterError
+from deploy.drivers.base import FIRST_FREE_PORT, free_ports
 from deploy.layout import FILE_NAME, FORMAT
 from deploy.node_config import render
 from deploy.topology import TopologyError, available, load_topology
+
+OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def test_a_cluster_is_found_again_as_it_was_described(tmp_path: Path) -> None:
@@ -26,6 +29,14 @@ def test_free_ports_are_all_different(tmp_path: Path) -> None:
     cluster = Cluster.create(tmp_path / "c", replicas=5, base_port=0, metrics=True)
     addresses = [address for r in cluster.layout.replicas for address in (r.client, r.peer, r.metrics)]
     assert len(set(addresses)) == 15
+
+
+@pytest.mark.skipif(not OUTGOING.exists(), reason="this system does not say which ports it gives to connections")
+def test_no_free_port_is_one_that_an_outgoing_connection_may_take() -> None:
+    first, last = map(int, OUTGOING.read_text().split())
+    if first <= FIRST_FREE_PORT + 1:
+        pytest.skip("nearly all ports may be given to connections here")
+    assert not [port for port in free_ports(50) if first <= port <= last]
 
 
 def test_the_configuration_of_a_replica_says_what_the_layout_says(tmp_path: Path) -> None:
