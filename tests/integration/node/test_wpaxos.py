@@ -61,14 +61,14 @@ async def test_a_key_moves_to_where_it_is_used_with_its_value_and_its_sessions(t
         await cluster.start()
         await ready(cluster)
         async with connect_async(urls(cluster, 1)) as first:
-            for _ in range(5):
+            for _ in range(ACCESSES):
                 await first.add("n", 1)
             sessions = dict(state(cluster, 1).find(b"n").sessions)  # type: ignore[union-attr]
-            total = 5
+            total = ACCESSES
             async with asyncio.timeout(60):
                 # An offer that comes while the machine is too busy for a claim is repeated as long as the key is used;
                 # and a client that a busy replica has driven to another comes back when it begins anew.
-                while not owned_by(cluster, 3, "n")():
+                while total == ACCESSES or not owned_by(cluster, 3, "n")():
                     async with connect_async(urls(cluster, 3)) as other:
                         for _ in range(ACCESSES):
                             total += 1
