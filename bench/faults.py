@@ -348,7 +348,13 @@ class Timeline:
             case "pause":
                 self._cluster.pause(broken.replica)
             case _:
-                self._send_faults([*self._broken, broken], [broken])
+                try:
+                    self._send_faults([*self._broken, broken], [broken])
+                except ClusterError:
+                    # It arrived at some, and nobody would ever heal it: a fault is there as a whole, or not at all.
+                    with contextlib.suppress(ClusterError):  # who cannot be told now has no faults, either
+                        self._send_faults(self._broken, [broken])
+                    raise
 
     def _heal_all(self, *, wait: bool) -> None:
         self._heal(list(self._broken), wait=wait)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bench.faults import Fault, FaultError, Timeline, faults_of, make_timeline, parse_fault, parse_faults
-from deploy import ClusterError
+from deploy import ClusterError, admin
 from deploy.layout import ClusterLayout, ReplicaLayout
 from tests.support.nodes import eventually
 
@@ -195,6 +195,27 @@ async def test_a_fault_that_fails_is_an_entry_and_the_timeline_goes_on(injected)
     assert first.error == "replica 1 is not running"
     assert second.error == ""
     assert cluster.done == [("pause", 2), ("resume", 2)]
+
+
+async def test_a_partition_that_did_not_reach_everybody_is_taken_back_where_it_did(monkeypatch):
+    blocked: dict[str, int] = {}
+    tried: list[str] = []
+
+    def inject(address: str, request: Any) -> None:
+        tried.append(address)
+        if len(tried) == 2:
+            raise admin.AdminError("it is down", unreachable=True)
+        blocked[address] = sum(link.blocked for link in request.links)
+
+    monkeypatch.setattr("deploy.admin.inject_faults", inject)
+    timeline = make_timeline(["0s partition 1"], FakeCluster())  # type: ignore[arg-type]
+    await timeline.start(time.monotonic())
+    await eventually(lambda: len(tried) >= 6, "the partition, and its end")
+    await timeline.stop()
+    [event] = timeline.events()
+    assert "it is down" in event.error
+    assert event.until_s is None
+    assert set(blocked.values()) == {0}
 
 
 def test_faults_of_links_need_replicas_that_were_started_for_it():
