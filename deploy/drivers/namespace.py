@@ -35,7 +35,7 @@ CLIENT_PORT: Final = 7001
 PEER_PORT: Final = 7101
 METRICS_PORT: Final = 7201
 
-COMMAND_TIMEOUT_S: Final = 60.0
+COMMAND_TIMEOUT_S: Final = 120.0
 GONE_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.02
 
@@ -66,7 +66,7 @@ class NamespaceDriver(ProcessDriver):
 
     def start(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout) -> None:
         if not self.alive(folder, replica):
-            self._make_network(layout, replica)
+            self.make_network(layout, replica)
         super().start(folder, layout, replica)
 
     def command(self, replica: ReplicaLayout, command: list[str]) -> list[str]:
@@ -88,7 +88,7 @@ class NamespaceDriver(ProcessDriver):
         for replica in layout.replicas:
             replica.process = 0
 
-    def _make_network(self, layout: ClusterLayout, replica: ReplicaLayout) -> None:
+    def make_network(self, layout: ClusterLayout, replica: ReplicaLayout) -> None:
         """Make what is not there yet."""
         there = _namespaces()
         hub, own, port = _hub(layout), replica.unit, f"r{replica.replica}"

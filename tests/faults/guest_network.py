@@ -1,11 +1,11 @@
 """Runs inside the emulated machine: a cluster in network namespaces, links shaped by the kernel, and what they achieve.
 
-    python -m tests.faults.guest_network TOPOLOGY
+    python -m tests.faults.guest_network links|cluster TOPOLOGY
 
-prints, one JSON object a line, ``{"shaping": …}`` once the cluster serves, ``{"links": …}`` with the round trips that
-the replicas measure over their streams, one ``{"region": …}`` for a short benchmark from each region, ``{"pings": …}``
-with the round trips that the kernel itself achieves between the namespaces once the replicas are quiet, and
-``{"left": …}`` with what is left of the network after the cluster has gone down.
+prints, one JSON object a line: with ``links``, ``{"pings": …}``, the round trips that the kernel achieves between
+namespaces; with ``cluster``, ``{"shaping": …}`` once it serves, ``{"links": …}`` with the round trips that the replicas
+measure over their streams, and one ``{"region": …}`` for a short benchmark from each region; with both,
+``{"left": …}``, what is left of the network in the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from deploy import Cluster
+from deploy import Cluster, netem, shaping
+from deploy.drivers.namespace import NamespaceDriver
 from deploy.topology import load_topology
 from tests.faults.guest_cluster import READY_TIMEOUT_S, SLOW_MACHINE, report
 
@@ -63,10 +64,27 @@ def ping(namespace: str, address: str, declared_ms: float) -> float:
     return shortest
 
 
-def main(topology: str) -> None:
-    """See the module's text."""
-    for module in MODULES:
-        subprocess.run(["modprobe", module], check=True)
+def links(topology: str) -> None:
+    """Namespaces and what shapes them, and nobody in them: the kernel's own round trips."""
+    layout = Cluster.create(FOLDER, driver="namespace", topology=topology).layout
+    driver, shape = NamespaceDriver(), load_topology(topology)
+    for replica in layout.replicas:
+        driver.make_network(layout, replica)
+    driver.in_network(FOLDER, layout, layout.replicas[0], netem.probe_script())
+    layout.shaped_by = "netem"
+    shaping.shape(driver, FOLDER, layout, shape, layout.replicas)
+    pings = {}
+    for index, one in enumerate(layout.replicas):
+        for other in layout.replicas[index + 1 :]:
+            declared_ms = shape.round_trip(one.region, other.region)
+            pings[f"{one.region}.{other.region}"] = ping(one.unit, other.peer.partition(":")[0], declared_ms)
+    report({"pings": pings})
+    driver.release(FOLDER, layout, wipe=True)
+    report_left()
+
+
+def loaded(topology: str) -> None:
+    """A cluster, what its replicas measure, and a short benchmark from each region."""
     cluster = Cluster.create(
         FOLDER, driver="namespace", topology=topology, options=dict(SLOW_MACHINE), shaping="auto",
         node={"sync_mode": "inline"},
@@ -87,20 +105,18 @@ def main(topology: str) -> None:
                 "leader": leader and cluster.layout.replica(leader).region,
             }
         )
-    for replica in replicas:  # the namespaces and what shapes them stay
-        cluster.stop(replica.replica, timeout_s=120.0)
-    shape = load_topology(topology)
-    pings = {}
-    for index, one in enumerate(replicas):
-        for other in replicas[index + 1 :]:
-            declared_ms = shape.round_trip(one.region, other.region)
-            pings[f"{one.region}.{other.region}"] = ping(one.unit, other.peer.partition(":")[0], declared_ms)
-    report({"pings": pings})
     cluster.down(timeout_s=120.0)
+    report_left()
+
+
+def report_left() -> None:
+    """What is left of the network."""
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
     devices = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
     report({"left": [*left, *(line for line in devices.splitlines() if "synod" in line)]})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    for module in MODULES:
+        subprocess.run(["modprobe", module], check=True)
+    {"links": links, "cluster": loaded}[sys.argv[1]](sys.argv[2])

@@ -27,29 +27,42 @@ def _emulator() -> None:
         pytest.skip(f"no emulated machine: {reason}")
 
 
-def test_the_kernel_makes_the_round_trips_that_the_topology_declares(tmp_path: Path) -> None:
-    disk = Disk.create(tmp_path / "disk", DISK_BYTES)
-    command = [sys.executable, "-m", "tests.faults.guest_network", TOPOLOGY]
-    with Emulator.boot(disk, command, timeout_s=LIFE_S, records=tmp_path / "boot", working_folder=PROJECT) as machine:
+def boot(folder: Path, what: str) -> list[dict[str, Any]]:
+    """What the guest reported, line by line."""
+    disk = Disk.create(folder / "disk", DISK_BYTES)
+    command = [sys.executable, "-m", "tests.faults.guest_network", what, TOPOLOGY]
+    with Emulator.boot(disk, command, timeout_s=LIFE_S, records=folder / "boot", working_folder=PROJECT) as machine:
         try:
             outcome = machine.wait(timeout_s=LIFE_S)
         except MachineEnded as ended:
             pytest.fail(str(ended))
-        lines = [msgspec.json.decode(line) for line in machine.lines()]
+        lines: list[dict[str, Any]] = [msgspec.json.decode(line) for line in machine.lines()]
         assert outcome.exit_status == 0, machine.errors()
     sys.stdout.write("\n" + "\n".join(map(str, lines)) + "\n")
+    return lines
 
-    def said(field: str) -> Any:
-        return next(line[field] for line in lines if field in line)
 
+def said(lines: list[dict[str, Any]], field: str) -> Any:
+    return next(line[field] for line in lines if field in line)
+
+
+def test_the_kernel_makes_the_round_trips_that_the_topology_declares(tmp_path: Path) -> None:
+    lines = boot(tmp_path, "links")
     topology = load_topology(TOPOLOGY)
-    assert said("shaping") == "netem"
-    assert len(said("pings")) == 3
-    for pair, achieved_ms in said("pings").items():
+    pings = said(lines, "pings")
+    assert len(pings) == 3
+    for pair, achieved_ms in pings.items():
         declared_ms = topology.round_trip(*pair.split("."))
         assert abs(achieved_ms - declared_ms) <= TOLERANCE * declared_ms, pair
-    # The replicas see the same links, and the time that an emulated processor takes on top.
-    for link in said("links"):
+    assert said(lines, "left") == []
+
+
+def test_a_cluster_on_links_of_the_kernel_takes_what_its_topology_makes_it_take(tmp_path: Path) -> None:
+    lines = boot(tmp_path, "cluster")
+    topology = load_topology(TOPOLOGY)
+    assert said(lines, "shaping") == "netem"
+    # The replicas see the links, and the time that an emulated processor takes on top.
+    for link in said(lines, "links"):
         assert link["achieved_ms"] is not None
         assert link["achieved_ms"] >= (1 - TOLERANCE) * link["declared_ms"]
     # A put costs the way to the leader and the leader's way to the nearest majority, and no less from anywhere.
@@ -61,4 +74,4 @@ def test_the_kernel_makes_the_round_trips_that_the_topology_declares(tmp_path: P
         majority_ms = min(topology.round_trip(leader, name) for name in names if name != leader)
         floor_ms = topology.round_trip(put["region"], leader) * (put["region"] != leader) + majority_ms
         assert put["put_ms"] >= (1 - TOLERANCE) * floor_ms, put
-    assert said("left") == []
+    assert said(lines, "left") == []
