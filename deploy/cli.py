@@ -47,7 +47,8 @@ def _open(folder: Path | None) -> Cluster:
         raise click.ClickException(str(error)) from None
 
 
-def _parse_option(text: str) -> tuple[str, int | float | str | bool]:
+def parse_option(text: str) -> tuple[str, int | float | str | bool]:
+    """``NAME=VALUE``. Raises `click.BadParameter`."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="--option")
@@ -132,7 +133,7 @@ def up(
                 driver=driver,
                 replicas=replicas,
                 protocol=protocol,
-                options=dict(_parse_option(text) for text in options),
+                options=dict(parse_option(text) for text in options),
                 topology=topology,
                 base_port=base_port,
                 node=node,

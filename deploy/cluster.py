@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ from deploy.shaping import LinkRoundTrip, ShapingError, named
 from deploy.topology import TopologyError, load_topology
 from replica.consensus.interface import ConfigurationError
 from replica.wire.v1 import admin_pb2
+
+if TYPE_CHECKING:
+    from replica.node.config import NodeConfig
 
 BASE_PORT = 7001
 READY_TIMEOUT_S = 60.0
@@ -164,18 +167,31 @@ class Cluster:
         cluster._save()
         return cluster
 
-    def _validate(self) -> None:
-        """Let the reader of the replicas' configuration judge it before anything is started."""
+    def configurations(self) -> list[NodeConfig]:
+        """The configuration of each replica as it will be at its first start, read by its own reader."""
         from deploy.node_config import render
         from replica.node.config import load_config
 
         certificates = self.folder.resolve() / CERTIFICATES if self.layout.tls else None
+        found = []
         with tempfile.TemporaryDirectory() as scratch:
             for replica in self.layout.replicas:
                 path = Path(scratch, f"replica-{replica.replica}.toml")
-                path.write_text(render(self.layout, replica, data=self.folder / "data", certificates=certificates))
+                home = self.folder.resolve() / f"replica-{replica.replica}"
+                path.write_text(render(self.layout, replica, data=home / "data", certificates=certificates))
                 with _one_line():
-                    load_config(path)
+                    found.append(load_config(path, flags={"bootstrap": True}))
+        return found
+
+    def formatted(self) -> None:
+        """The data folders have been formatted: they are not formatted again at the first start."""
+        for replica in self.layout.replicas:
+            replica.formatted = True
+        self._save()
+
+    def _validate(self) -> None:
+        """Let the reader of the replicas' configuration judge it before anything is started."""
+        self.configurations()
 
     def _certify(self) -> None:
         """See that every replica, and whoever uses the cluster from here, has a certificate."""

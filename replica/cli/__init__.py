@@ -22,11 +22,13 @@ ENTRY_POINT_GROUP = "synod.commands"
 CORE_COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "add": "replica.cli.data:add",
+        "backup": "replica.cli.backup:backup",
         "check": "replica.cli.check:check_history",
         "compact": "replica.cli.data:compact",
         "delete": "replica.cli.data:delete",
         "format": "replica.cli.serve:format_command",
         "get": "replica.cli.data:get",
+        "inspect": "replica.cli.backup:inspect",
         "lease": "replica.cli.watching:lease",
         "lock": "replica.cli.watching:lock",
         "md": "replica.cli.md:md",

@@ -303,10 +303,15 @@ class StateMachine:
         return Digest(self.applied, history.revision, keys, folded.to_bytes(DIGEST_BYTES, "big").hex())
 
 
+def write_meta(store: Store, *, revision: int) -> None:
+    """Have a store that was filled by hand stand at ``revision``, before any command, its history beginning there."""
+    store.put(META, _META_KEY, _encode(_Meta(FORMAT, 0, revision, revision, revision)))
+
+
 def digest_of(reader: Reader, *, between: Callable[[], None] | None = None) -> Digest:
     """What `StateMachine.digest` says of the state that ``reader`` holds as it was committed. Raises `CorruptState`."""
     # A machine that was just loaded has nothing to write, and neither loading nor the digest writes by itself.
     return StateMachine(cast("Store", reader)).digest(between=between)
 
 
-__all__ = ["AppliedCommand", "Digest", "Opened", "Outcome", "StateMachine", "digest_of"]
+__all__ = ["AppliedCommand", "Digest", "Opened", "Outcome", "StateMachine", "digest_of", "write_meta"]

@@ -8,9 +8,14 @@ nothing for a folder that is formatted already.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from replica.consensus.interface import Configuration, Options
+from replica.consensus.registry import find_protocol
+from replica.kv.restoring import restore
+from replica.kv.store import Store
+from replica.storage.backup import BackupError, BackupReader
 from replica.storage.coordinator import Anchor
 from replica.storage.errors import CorruptStorage, NotFormatted, StorageError, WrongReplica
 from replica.storage.folder import Identity, is_formatted, read_identity
@@ -22,18 +27,50 @@ from .errors import BadFolder, Damaged, NodeFailure
 __all__ = ["describe", "open_data", "prepare_folder"]
 
 
-def prepare_folder(config: NodeConfig) -> Identity:
+def prepare_folder(config: NodeConfig, *, backup: Path | None = None) -> Identity:
     """Format the folder as the configuration asks, and return its identity. Raises `BadFolder`,
     `NodeFailure`.
+
+    With a ``backup`` the new cluster, of which all replicas must be given the same one, begins with what is in there.
     """
+    fill = None if backup is None else _filled_from(config, backup)
     path = Path(config.data)
     anchor = Anchor(configuration=config.initial_configuration()) if config.bootstrap else None
     try:
-        return format_storage(path, cluster=config.cluster, replica=config.replica, anchor=anchor)
+        return format_storage(path, cluster=config.cluster, replica=config.replica, anchor=anchor, fill=fill)
     except StorageError as error:
         raise describe(error) from error
     except OSError as error:
         raise BadFolder(f"{path}: cannot be formatted: {error.strerror or error}") from error
+
+
+def _filled_from(config: NodeConfig, backup: Path) -> Callable[[Store], object]:
+    """What fills a new state with a backup, which has been read to its end once. Raises `BadFolder`."""
+    if not config.bootstrap:
+        raise BadFolder("restore: a replica that joins is given its state by the others")
+    spec = find_protocol(config.protocol.name)
+    if not spec.capabilities.total_order:
+        raise BadFolder(
+            f"restore: protocol {config.protocol.name!r} orders by object and has no revisions to restore; restore "
+            "into a cluster of one that orders everything, for example multipaxos or raft"
+        )
+    try:
+        with BackupReader(backup) as reader:
+            header = reader.header
+            reader.verify()
+    except BackupError as error:
+        raise BadFolder(f"restore: {error}") from error
+    if header.cluster == config.cluster:
+        raise BadFolder(
+            f"restore: {backup} is of cluster {header.cluster!r} itself, and a restored cluster is another one: give "
+            "it an identity of its own"
+        )
+
+    def fill(store: Store) -> None:
+        with BackupReader(backup) as again:
+            restore(store, revision=header.revision, items=again.items(), leases=header.leases)
+
+    return fill
 
 
 def open_data(config: NodeConfig) -> Storage:

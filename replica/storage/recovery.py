@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Self
 
@@ -16,6 +17,7 @@ import msgspec
 
 from .coordinator import Anchor
 from .errors import CorruptSnapshot, CorruptStorage, WrongProtocol
+from .files import make_directory, remove_tree
 from .folder import DataFolder, Identity, format_folder, mint_identity, open_folder
 from .log import LOG_MAP_BYTES, LOG_PREALLOCATED_BYTES, Durability, LogEnvironment
 from .snapshots import INSTALL_COMMIT_BYTES, Snapshots, SnapshotTask, install
@@ -28,19 +30,48 @@ STATE_VERIFIED_BYTES_MAX: Final = 256 << 20
 trusted unseen: it is the page cache's, and the replica is wanted."""
 
 
-def format_storage(path: Path, *, cluster: str, replica: int, anchor: Anchor | None) -> Identity:
+def format_storage(
+    path: Path,
+    *,
+    cluster: str,
+    replica: int,
+    anchor: Anchor | None,
+    fill: Callable[[LmdbStore], object] | None = None,
+) -> Identity:
     """Make ``path`` the data folder of a replica that has never run, and return its identity with a new disk.
 
     ``anchor`` carries the first configuration of a new cluster; None is for a replica that joins one and will be given
-    the anchor with a snapshot. Raises `AlreadyFormatted`, `FolderInUse`, `StorageError`, `OSError`.
+    the anchor with a snapshot. ``fill`` makes the state that a new cluster begins with, where that is not an empty one;
+    it must be the same on all of its replicas. What it raises leaves the folder unformatted.
+
+    Raises `AlreadyFormatted`, `FolderInUse`, `StorageError`, `OSError`.
     """
     identity = mint_identity(cluster, replica)
 
     def prepare(folder: DataFolder) -> None:
-        LogEnvironment.create(folder.log, identity, anchor)
+        begins = anchor
+        if anchor is not None and fill is not None:
+            begins = _begin_with(folder, anchor, fill)
+        LogEnvironment.create(folder.log, identity, begins)
 
     format_folder(path, identity, prepare)
     return identity
+
+
+def _begin_with(folder: DataFolder, anchor: Anchor, fill: Callable[[LmdbStore], object]) -> Anchor:
+    """Have the folder's first snapshot hold what ``fill`` puts into a store, and return the anchor that names it."""
+    draft = folder.state / "draft"
+    make_directory(draft)
+    store = LmdbStore(draft)
+    try:
+        fill(store)
+        store.commit()
+        task = Snapshots(folder.snapshots, folder.identity.cluster).begin(store.view(), anchor)
+        task.write()
+    finally:
+        store.close()
+    remove_tree(draft)
+    return task.anchor
 
 
 class Installation(msgspec.Struct, frozen=True):
