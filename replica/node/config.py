@@ -154,6 +154,8 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["console", "json"] = "console"
+    metrics_every_s: float = 0.0
+    """So often the metrics are logged, under the names by which they are exposed; 0: never."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -382,6 +384,8 @@ def _validate(config: NodeConfig) -> None:
     _check_addresses(config)
     _check_limits(config)
     _check_security(config.security)
+    if config.log.metrics_every_s < 0:
+        raise ConfigurationError(f"log.metrics_every_s: {config.log.metrics_every_s} is negative (0: never)")
     if config.bootstrap and config.join:
         raise ConfigurationError("join: a replica is either bootstrapped or joins, not both")
     _check_members(config.members)

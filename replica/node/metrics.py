@@ -19,6 +19,9 @@ from .stages import Stages
 
 __all__ = ["Distribution", "NodeMetrics"]
 
+PREFIX: Final = "synod_"
+"""What all names begin with where they are exposed."""
+
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
@@ -49,8 +52,19 @@ class NodeMetrics(Collector):
         self.proposed_per_turn = Distribution(SIZES)
         self.applied_per_turn = Distribution(SIZES)
         self.stages = Stages()
+        self.round_trips: Mapping[int, float] = {}
+        """Smoothed, to each peer that was measured, in seconds. Replaced as a whole: scrapes come on another thread."""
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
+
+    def values(self) -> dict[str, float]:
+        """Every counter and gauge without labels by its name, and of every distribution its sum and count; for logs."""
+        return {
+            sample.name.removeprefix(PREFIX): round(sample.value, 6)
+            for family in self.collect()
+            for sample in family.samples
+            if not sample.labels
+        }
 
     def collect(self) -> Iterator[Metric]:
         """The families, made now."""
@@ -82,5 +96,13 @@ class NodeMetrics(Collector):
         yield self.applied_per_turn.family("synod_applied_per_turn", "Operations applied in one turn.")
         for name, stage in self.stages.distributions.items():
             yield stage.family(f"synod_stage_{name}_seconds", f"Stage {name!r} of the commands that were followed.")
+        links = GaugeMetricFamily(
+            "synod_peer_round_trip_seconds",
+            "Smoothed round trip to a peer, through the links as they are.",
+            labels=["peer"],
+        )
+        for peer, seconds in sorted(self.round_trips.items()):
+            links.add_metric([str(peer)], seconds)
+        yield links
         for name, (text, gauge) in self._gauges().items():
             yield GaugeMetricFamily(f"synod_{name}", text, value=gauge)

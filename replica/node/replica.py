@@ -24,6 +24,7 @@ from typing import Any, Final
 import grpc
 
 from replica.consensus.codec import Codec
+from replica.consensus.frontiers import reach
 from replica.consensus.interface import (
     Configuration,
     Frontier,
@@ -117,6 +118,7 @@ class Replica(Stored):
         super().__init__(config, logger, NodeMetrics(self._gauges))
         self._started_at = time.monotonic()
         self._leader: ReplicaId | None = None
+        self._metrics_logged_at = self._started_at
         self._admitted_by: set[ReplicaId] = set()
         self._admitting = False
         self._recording: dict[ReplicaId, tuple[str, asyncio.Future[None]]] = {}
@@ -431,6 +433,10 @@ class Replica(Stored):
             self.metrics.leader_changes += 1
             self.log.info("leader", leader=status.leader, ballot=status.ballot, role=status.role)
         self._gauge_values = self._measure(status)
+        every = self.config.log.metrics_every_s
+        if every and time.monotonic() - self._metrics_logged_at >= every:
+            self._metrics_logged_at = time.monotonic()
+            self.log.info("metrics", **self.metrics.values())
 
     def refresh_gauges(self) -> None:
         """Let the gauges say what is now; on the loop's thread."""
@@ -445,12 +451,30 @@ class Replica(Stored):
         links = [peer.counters for peer in self.transport.peers().values()]
         inbound = self.transport.inbound
         written = self.writer.statistics
+        self.metrics.round_trips = {
+            peer: state.round_trip_s for peer, state in self.transport.peers().items() if state.round_trip_s is not None
+        }
+        anchor = self.coordinator.anchor
         return {
             "ready": ("1 when linearizable commands would be served, here or through the leader.", float(self.ready)),
             "leading": ("1 when this replica leads.", float(status.leader == self.config.replica)),
             "epoch": ("The configuration epoch.", float(self.coordinator.epoch)),
             "applied": ("The last position applied.", float(progress_of(self.machine))),
             "revision": ("The revision of the store.", float(self.machine.revision)),
+            "compacted": ("The oldest revision that can be read.", float(self.machine.compacted)),
+            "decided": ("The last position known to be decided.", float(reach(status.decided))),
+            "log_first": ("The first position that the log still holds.", float(status.log_first)),
+            "snapshot_frontier": ("What the snapshot covers.", float(reach(anchor.frontier) if anchor.snapshot else 0)),
+            "log_bytes": ("In use in the log environment.", float(self.storage.log.usage().used_bytes)),
+            "state_bytes": ("In use in the state environment.", float(self.storage.state.usage().used_bytes)),
+            "peers_connected": (
+                "Peers that this replica can send to.",
+                float(sum(peer.connected for peer in self.transport.peers().values())),
+            ),
+            "peer_messages_dropped": (
+                "Messages to peers that were not sent: link down or full.",
+                float(sum(link.dropped_down + link.dropped_full for link in links)),
+            ),
             "sessions": ("Sessions in the replicated state.", float(len(self.machine.sessions))),
             "sessions_attached": ("Streams of clients.", float(sessions.attached)),
             "operations_in_flight": ("Operations of clients attached here.", float(sessions.in_flight_operations)),
