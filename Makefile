@@ -18,6 +18,7 @@ SEEDS ?= 0:1000
 JOBS ?= 2
 ZOO_ARGS ?=
 MUTANTS_ARGS ?=
+FUZZ_ARGS ?=
 
 # The generator has no wheels for Python 3.13 and later, and wants an older protobuf: it lives by itself.
 PROTOS_VENV ?= .venv-protos
@@ -81,6 +82,10 @@ zoo: $(VENV)/.stamp-dev ## plant every published bug and count the seeds until i
 .PHONY: mutants
 mutants: $(VENV)/.stamp-mutants ## make the protocol wrong in 240 places and see who notices (MUTANTS_ARGS="--jobs 2")
 	@$(BIN)/python -m tests.mutation $(MUTANTS_ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.stamp-dev ## malformed and random input on every port of running replicas (FUZZ_ARGS="--inputs 100000")
+	@GRPC_VERBOSITY=NONE $(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 .PHONY: clean
 clean: ## remove environments, caches and builds

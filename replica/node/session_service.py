@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from replica.wire import typed as wire
 
@@ -58,6 +59,8 @@ class SessionService:
                     self._report(error)
                     attachment.put_closing(wire.Code.INTERNAL, "the replica failed on a frame; its log says more")
                     return
+        except DecodeError:
+            attachment.put_closing(wire.Code.INVALID, "a frame could not be decoded")
         finally:
             # The client has hung up, the stream broke, or it is being closed: the writer sends what is left and ends.
             attachment.ended = True

@@ -154,7 +154,13 @@ class Inbound:
                 raise
             # It was us: grpc would leave the peer in the dark if the handler just ended as cancelled.
             task.uncancel()
-            await context.abort(grpc.StatusCode.ABORTED, stream.ended)
+            try:
+                await context.abort(grpc.StatusCode.ABORTED, stream.ended)
+            except grpc.aio.AbortError:
+                raise
+            except grpc.aio.BaseError:
+                # A reply was being written, and grpc takes no status beside it: the stream ends without a word.
+                raise asyncio.CancelledError from None
         except TimeoutError:
             _LOG.warning("a stream from %s was not greeted, or not answered, in time", context.peer())
         finally:
