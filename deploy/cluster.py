@@ -129,6 +129,11 @@ class Cluster:
             raise ClusterError(f"{folder} holds a cluster already: `synod cluster up` without options resumes it")
         if replicas < 1:
             raise ClusterError(f"replicas: {replicas} is not a positive number")
+        if tls and driver == "docker":
+            raise ClusterError(
+                "tls: not with --driver docker, whose replicas do not see the folder's certificates: make some with "
+                "`synod certs`, mount them, and name them in the configuration (security.peer, security.client)"
+            )
         node = dict(node or {})
         with _one_line():
             shape = load_topology(topology) if topology else None
