@@ -250,7 +250,7 @@ class Queries(Core):
 
     def _index_interval(self, of: TypeDef, node: Node | None) -> tuple[bytes, bytes] | None:
         """The part of an index in which everything lies that can be meant; None when no index helps."""
-        best: tuple[int, bytes, bytes] | None = None
+        found: dict[str, tuple[int, bytes, bytes]] = {}
         for each in conjuncts(node):
             name = each.field.name
             declared = each.field.of == "properties" and name in of.properties
@@ -259,10 +259,19 @@ class Queries(Core):
             if name not in of.index or not (declared or (attribute and name not in of.properties)):
                 continue
             ends = _interval(self.keys.index(of.number, name), each)
-            rank = {"=": 0, "LIKE": 1}.get(each.relation, 2)
-            if ends is not None and (best is None or rank < best[0]):
-                best = rank, *ends
-        return best[1:] if best is not None else None
+            if ends is None:
+                continue
+            rank = {"=": 0, "LIKE": 1}.get(each.relation, 3)
+            if name in found:
+                # Two comparisons of one field bound it from both sides.
+                before, first, last = found[name]
+                found[name] = min(before, rank, 2), max(first, ends[0]), min(last, ends[1])
+            else:
+                found[name] = rank, *ends
+        if not found:
+            return None
+        _, first, last = min(found.values())
+        return first, max(first, last)
 
     async def _judge(self, search: _Search, found: Sequence[AnyObject]) -> list[AnyObject]:
         """Those of which the filter holds."""

@@ -50,39 +50,41 @@ class TestStorage(testing.StorageTestCase):  # type: ignore[misc,name-defined]
         return optuna.storages.JournalStorage(backend)
 
 
+@pytest.fixture(scope="module")
+def killing(cluster: Cluster) -> Iterator[None]:
+    """The leader is killed every few seconds, from the first test that wants it on."""
+    stop = threading.Event()
+    killed: list[int] = []
+    broken: list[BaseException] = []
+
+    def kill() -> None:
+        try:
+            while not stop.wait(SECONDS_BETWEEN_KILLS):
+                leader = cluster.leader()
+                if leader is not None:
+                    cluster.kill(leader)
+                    killed.append(leader)
+                    cluster.restart(leader)
+        except BaseException as error:
+            broken.append(error)
+            raise
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    assert killed
+    assert not broken
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 class TestStorageWhileTheLeaderIsKilled(testing.StorageTestCase):  # type: ignore[misc,name-defined]
     """The same, with the leader killed every few seconds."""
 
-    @pytest.fixture(autouse=True, scope="class")
-    def killing(self, cluster: Cluster) -> Iterator[None]:
-        stop = threading.Event()
-        killed: list[int] = []
-        broken: list[BaseException] = []
-
-        def kill() -> None:
-            try:
-                while not stop.wait(SECONDS_BETWEEN_KILLS):
-                    leader = cluster.leader()
-                    if leader is not None:
-                        cluster.kill(leader)
-                        killed.append(leader)
-                        cluster.restart(leader)
-            except BaseException as error:
-                broken.append(error)
-                raise
-
-        thread = threading.Thread(target=kill)
-        thread.start()
-        yield
-        stop.set()
-        thread.join()
-        assert killed
-        assert not broken
-
     @pytest.fixture
-    def storage(self, backend: SynodBackend) -> Any:
+    def storage(self, backend: SynodBackend, killing: None) -> Any:
         return optuna.storages.JournalStorage(backend)
 
 

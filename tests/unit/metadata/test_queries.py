@@ -30,7 +30,10 @@ def test_an_index_never_changes_what_is_found(md):
                for value in numbers]  # fmt: skip
     filters += [f"properties.s {op} '{text}'" for op in ("=", "<", "<=", ">", ">=", "LIKE") for text in texts]
     filters += ["properties.b = TRUE", "properties.s LIKE 'a%'", "properties.n = 1 AND properties.s > 'a'",
+                "properties.n > 5 AND properties.n < 2",
                 "NOT properties.n = 1", "properties.n IS NULL", "properties.n IN (0, 1)"]  # fmt: skip
+    filters += [f"properties.x > {low} AND properties.x <= {high}" for low in numbers[:3] for high in numbers]
+    filters += [f"properties.s >= '{low}' AND properties.s < '{high}'" for low in texts[1::3] for high in texts[::2]]
     for each in filters:
         plain, indexed = (
             [found.name for found in md.find(kind, each, order_by="name", limit=100)] for kind in ("Plain", "Indexed")
