@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def carry_out(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": f"{folder}:{ROOT}"}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=100, env=environment
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, env=environment
     )
 
 
@@ -89,6 +89,7 @@ def test_the_protocol_of_the_guide_is_the_one_that_the_world_is_tried_with():
     assert lines == [line for line in code.splitlines() if line] + ['TWICE = planted("position used twice")']
 
 
+@pytest.mark.timeout(400)
 def test_the_commands_print_what_the_guide_shows(folder):
     failing = SEED
     for command, shown in sessions():

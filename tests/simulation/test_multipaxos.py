@@ -16,7 +16,7 @@ from replica.simulation import PROFILES, Controls, Fault, Plan, SimulationFailur
 from replica.simulation.survey import Survey, expected
 from replica.verification import Header, Recorder, Verdict, check
 
-CHUNK = 25
+CHUNK = 10
 
 
 def chunks(number: int) -> list[range]:
