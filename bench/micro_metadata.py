@@ -144,6 +144,10 @@ def together(target: Any, arguments: list[tuple[Any, ...]], start_s: float, seco
     answers = [answer.get(timeout=SQLITE_TIMEOUT_S + start_s + seconds) for _ in processes]
     for process in processes:
         process.join()
+    if not all(counted for counted, _ in answers):
+        raise SystemExit(
+            f"a process did nothing within its time: give them longer than {start_s:g} s to start (--start)"
+        )
     return sum(counted for counted, _ in answers) / seconds, sum(done for _, done in answers)
 
 
@@ -337,7 +341,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--start", type=float, default=6.0, help="seconds that the processes have to get ready")
+    parser.add_argument("--start", type=float, default=15.0, help="seconds that the processes have to get ready")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--scale", type=int, metavar="ARTIFACTS")
     parser.add_argument("--folder", help="where the data goes; a disk, not a memory file system")
