@@ -36,7 +36,7 @@ demo: $(VENV)/.stamp-demo ## the suite `quick`: clusters, loads, a leader killed
 
 .PHONY: test
 test: $(VENV)/.stamp-dev ## the quick and the integration tests
-	@$(BIN)/python -m pytest -m "not slow and not emulator and not docker" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not emulator and not docker" $(PYTEST_ARGS)
 
 .PHONY: test-all
 test-all: $(VENV)/.stamp-dev ## every test, the slow ones and those for Docker or an emulator included
