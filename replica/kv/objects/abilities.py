@@ -61,10 +61,6 @@ def _needs_revisions(operation: AnyOperation) -> str:
             return "a lease"
         case GrantLease() | KeepAlive() | RevokeLease() | DescribeLease() | ListLeases():
             return "a lease"
-        case GrantLease() | KeepAlive() | RevokeLease() | DescribeLease() | ListLeases():
-            return "a lease"
-        case GrantLease() | KeepAlive() | RevokeLease() | DescribeLease() | ListLeases():
-            return "a lease"
         case DeleteRange():
             return "deleting an interval"
         case Compact():
