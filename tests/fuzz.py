@@ -232,13 +232,15 @@ class Fuzzer:
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     reader, writer = await asyncio.open_connection(host, int(port))
-                    writer.write(opening + self.noise())
-                    self.sent["bare connection"] += 1
-                    with suppress(OSError):
-                        await writer.drain()
-                        writer.write_eof()
-                        await reader.read(1 << 16)
-                    writer.close()
+                    try:
+                        writer.write(opening + self.noise())
+                        self.sent["bare connection"] += 1
+                        with suppress(OSError):
+                            await writer.drain()
+                            writer.write_eof()
+                            await reader.read(1 << 16)
+                    finally:
+                        writer.transport.abort()
 
     async def some(self) -> None:
         """One of the ways, on one of the replicas."""

@@ -50,8 +50,9 @@ class FilterError(InvalidValue):
 
     advice = "correct the filter"
 
-    def __init__(self, text: str, source: str, position: int) -> None:
-        super().__init__(f"{text} at position {position} of {source!r}")
+    def __init__(self, text: str, source: str = "", position: int = -1) -> None:
+        # What is pickled comes back with the finished text alone, and the rest as attributes.
+        super().__init__(text if position < 0 else f"{text} at position {position} of {source!r}")
         self.source = source
         self.position = position
 
@@ -99,7 +100,7 @@ class AliasMoved(MetadataError, Conflict):
 
     advice = "resolve the alias again and decide anew"
 
-    def __init__(self, text: str, current: int | None) -> None:
+    def __init__(self, text: str, current: int | None = None) -> None:
         super().__init__(text)
         self.current = current
 

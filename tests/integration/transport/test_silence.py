@@ -25,6 +25,7 @@ class Cable:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
+        await asyncio.sleep(0)  # what was accepted last is carried from the next pass of the event loop on
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -39,11 +40,13 @@ class Cable:
         self._tasks.add(task)
         self.connections += 1
         first = self.connections == 1
-        there, forth = await asyncio.open_connection("127.0.0.1", self._port)
+        ends = [back]
         try:
+            there, forth = await asyncio.open_connection("127.0.0.1", self._port)
+            ends.append(forth)
             await asyncio.gather(self._copy(here, forth, first), self._copy(there, back, first))
         finally:
-            for writer in (forth, back):
+            for writer in ends:
                 writer.transport.abort()
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, first: bool) -> None:

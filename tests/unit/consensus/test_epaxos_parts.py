@@ -63,7 +63,7 @@ def test_dependencies_cover_whatever_interferes(known, asked):
     assert all(number <= highest for number, highest in zip(dependencies, numbers, strict=True))
 
 
-def test_what_all_have_executed_is_forgotten_and_nothing_else():
+def test_what_all_have_executed_is_forgotten_by_key_and_becomes_the_floor():
     conflicts = Conflicts(1)
     for number in range(1, 3001):
         conflicts.add(0, number, touch(Footprint(writes=(b"%d" % number,))))
@@ -72,10 +72,11 @@ def test_what_all_have_executed_is_forgotten_and_nothing_else():
     assert len(conflicts) == 3000
     conflicts.forget([3000])
     assert len(conflicts) == 0
-    conflicts.raise_floor([7])
-    dependencies = [0]
-    conflicts.collect(touch(Footprint(writes=(b"1",))), dependencies)
-    assert dependencies == [7]
+    for floor, expected in ((7, 3000), (4000, 4000)):
+        conflicts.raise_floor([floor])
+        dependencies = [0]
+        conflicts.collect(touch(Footprint(writes=(b"1",))), dependencies)
+        assert dependencies == [expected]
 
 
 def graph(edges: dict[int, list[int]]) -> dict[int, Instance]:
