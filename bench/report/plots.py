@@ -142,7 +142,7 @@ def curve(view: ExperimentView, palette: Palette) -> Any:
         _name_ends(made, axes, heaviest, palette)
         axes.set_xlabel("throughput, operations/s")
         axes.set_ylabel("latency, ms (log)")
-        axes.set_title(f"{view.title}: latency over throughput, by {view.axis_title}")
+        axes.set_title(f"{view.title}\nlatency over throughput, by {view.axis_title}")
         _legend(
             made, view, palette,
             [
@@ -295,7 +295,7 @@ def cdf(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
         axes.set_xlabel("latency from the intended start, ms (log)")
         axes.set_ylabel("share of operations")
         at = f" at {value} {view.axis_title}" if value != "" else ""
-        axes.set_title(f"{view.title}: latencies{at}")
+        axes.set_title(f"{view.title}\nlatencies{at}")
         made.legend(
             handles=[
                 Line2D([], [], color=palette.colour(label), label=label)
@@ -345,7 +345,7 @@ def regions(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
         axes.set_xlabel("region of the client")
         axes.set_ylabel("latency, ms")
         at = f" at {value} {view.axis_title}" if value != "" else ""
-        axes.set_title(f"{view.title}: latency by region{at}")
+        axes.set_title(f"{view.title}\nlatency by region{at}")
         handles: list[Any] = [Patch(color=palette.colour(label), alpha=0.85, label=f"{label}: mean") for label in found]
         handles.append(Line2D([], [], color="#777777", linewidth=1.6, label="99th percentile"))
         if any(prediction.regions for prediction in view.predictions):
@@ -443,7 +443,7 @@ def stages(view: ExperimentView, palette: Palette) -> Any:
         _plain(axes.xaxis)
         axes.set_xlabel("mean milliseconds of a write")
         by = f", by target and {view.axis_title}" if view.axis else ""
-        axes.set_title(f"{view.title}: where the time goes{by}")
+        axes.set_title(f"{view.title}\nwhere the time goes{by}")
         texts = {"way": "client and way to the replica", "network": "network (round trip to the quorum)"}
         made.legend(
             handles=[Patch(color=colour, label=texts.get(name, name)) for name, colour in STAGE_COLOURS.items()],
@@ -489,5 +489,5 @@ def resources(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("processor, cores (dark: user, light: system)")
         at = f" at {value} {view.axis_title}" if value != "" else ""
-        axes.set_title(f"{view.title}: processor time{at}")
+        axes.set_title(f"{view.title}\nprocessor time{at}")
         return made
