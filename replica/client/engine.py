@@ -25,7 +25,8 @@ comes (`replica.client.gathering`). Stale reads, reads that travel alone and wha
 **Definite or not.** A run is *doubtful* once a transmission of it ended without a definite answer (the stream was
 lost, or a replica said that it may yet happen). An operation that fails was certainly without effect only if it was
 never sent, or if every transmission was refused definitely; otherwise the error is an `Indefinite` one. A replica's
-definite refusal speaks for this transmission, not for an earlier one.
+definite refusal speaks for this transmission, not for an earlier one, save one: what the cluster's protocol does not
+offer, no replica has ever proposed.
 
 **Sessions that are lost.** A session is evicted after long silence. An operation that was sent once, and was answered
 with "session unknown" where it was applied, had no effect: it goes out again under a new session, together with what
@@ -801,7 +802,7 @@ class Engine(Generic[T]):
         elif rejection.code in _FINAL:
             if whole and rejection.code in _BLAMES_CONTENT and run.count > 1:
                 self._split(run)
-            elif run.doubtful:
+            elif run.doubtful and rejection.code not in _ALIKE_EVERYWHERE:
                 self._give_up(run, start, end, MaybeCommitted(f"an earlier attempt was left open, then: {reason}"))
             else:
                 self._give_up(run, start, end, _FINAL[rejection.code](reason))
@@ -993,6 +994,9 @@ _FINAL: Final[dict[int, Callable[[str], NotCommitted]]] = {
 
 _BLAMES_CONTENT: Final = frozenset({Code.INVALID, Code.TOO_LARGE, Code.UNSUPPORTED, Code.PERMISSION_DENIED})
 """Refusals that may be due to one operation among many."""
+
+_ALIKE_EVERYWHERE: Final = frozenset({Code.UNSUPPORTED})
+"""Refusals by the protocol, which a cluster keeps for life: an earlier attempt met them too."""
 
 _UNREMEMBERED: Final = frozenset({Failure.CROWDED, Failure.WINDOW})
 """Refusals after which the session does not count the sequence as executed: another attempt of it may take effect."""

@@ -461,6 +461,19 @@ def test_a_definite_refusal_does_not_speak_for_an_earlier_attempt():
     assert isinstance(client.outcomes["w1"], MaybeCommitted)
 
 
+@pytest.mark.parametrize(("code", "error"), [(Code.UNSUPPORTED, Unsupported), (Code.STORAGE_FULL, MaybeCommitted)])
+def test_only_what_the_protocol_does_not_offer_was_refused_to_an_earlier_attempt_too(code, error):
+    client = Driver()
+    client.put()
+    client.attach()
+    client.sent()
+    client.lose_stream()
+    client.attach()
+    client.sent()
+    client.reject(1, 1, code)
+    assert isinstance(client.outcomes["w1"], error)
+
+
 def test_a_part_refused_definitely_says_nothing_of_the_part_that_is_still_on_its_way():
     client = Driver()
     client.put(3, timeout_s=2)
