@@ -76,22 +76,60 @@ class Refused(Exception):
         self.detail = detail
 
 
-class Evaluation:
-    """One operation being evaluated."""
+class Bounds:
+    """What every operation is held to, whatever its keys' revisions are.
 
-    __slots__ = ("_draft", "_history", "_revision", "_room", "_system")
+    That is the room of its answer, whose the key is, and the revision that it asks for.
+    """
 
-    def __init__(self, history: History, *, system: bool) -> None:
-        self._history = history
+    __slots__ = ("_room", "_system")
+
+    def __init__(self, *, system: bool) -> None:
         self._system = system
-        self._draft: dict[bytes, KeyValue | None] = {}
-        self._revision = history.revision + 1  # of the writes, should there be any
         self._room = RESULT_BYTES_MAX
 
     @property
     def spent(self) -> int:
         """Bytes of keys and values in the result."""
         return RESULT_BYTES_MAX - max(0, self._room)
+
+    def _answer(self, item: KeyValue | None) -> KeyValue | None:
+        """An item that the answer must carry whole, or not at all."""
+        if item is not None:
+            self._room -= len(item.key) + len(item.value) + ITEM_BYTES
+            if self._room < 0:
+                raise Refused(
+                    Failure.INVALID,
+                    f"the answer would exceed {RESULT_BYTES_MAX} bytes; nothing was changed, ask for less at once",
+                )
+        return item
+
+    def _check_writable(self, key: bytes) -> None:
+        if not self._system and key.startswith(SYSTEM_PREFIX):
+            raise Refused(Failure.INVALID, "the key belongs to the system; nothing was changed")
+
+    def _check_revision(self, before: KeyValue | None, wanted: int | None) -> None:
+        if wanted is None:
+            return
+        found = 0 if before is None else before.mod_revision
+        if found != wanted:
+            raise Refused(
+                Failure.CONDITION,
+                f"the key is at revision {found}, not {wanted}; nothing was changed",
+                found,
+            )
+
+
+class Evaluation(Bounds):
+    """One operation being evaluated."""
+
+    __slots__ = ("_draft", "_history", "_revision")
+
+    def __init__(self, history: History, *, system: bool) -> None:
+        super().__init__(system=system)
+        self._history = history
+        self._draft: dict[bytes, KeyValue | None] = {}
+        self._revision = history.revision + 1  # of the writes, should there be any
 
     def run(self, operation: Simple | Transaction | Compact | LeaseOperation) -> AnyResult:
         """Evaluate and carry out; a refusal is a result, too."""
@@ -355,32 +393,6 @@ class Evaluation:
             self._draft[key] = KeyValue(key, value, self._revision, self._revision, 1, lease)
         else:
             self._draft[key] = KeyValue(key, value, before.create_revision, self._revision, before.version + 1, lease)
-
-    def _answer(self, item: KeyValue | None) -> KeyValue | None:
-        """An item that the answer must carry whole, or not at all."""
-        if item is not None:
-            self._room -= len(item.key) + len(item.value) + ITEM_BYTES
-            if self._room < 0:
-                raise Refused(
-                    Failure.INVALID,
-                    f"the answer would exceed {RESULT_BYTES_MAX} bytes; nothing was changed, ask for less at once",
-                )
-        return item
-
-    def _check_writable(self, key: bytes) -> None:
-        if not self._system and key.startswith(SYSTEM_PREFIX):
-            raise Refused(Failure.INVALID, "the key belongs to the system; nothing was changed")
-
-    def _check_revision(self, before: KeyValue | None, wanted: int | None) -> None:
-        if wanted is None:
-            return
-        found = 0 if before is None else before.mod_revision
-        if found != wanted:
-            raise Refused(
-                Failure.CONDITION,
-                f"the key is at revision {found}, not {wanted}; nothing was changed",
-                found,
-            )
 
     def _check_readable(self, revision: int, *, zero_is_now: bool = True) -> None:
         history = self._history

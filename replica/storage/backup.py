@@ -1,11 +1,8 @@
 """Backups: all keys of a store at one revision in one file, whichever protocol and layout it came from and goes to.
 
 A snapshot belongs to a replica: it carries sessions, history and a place in a log. A backup belongs to nobody: it holds
-the keys as a client reads them, with their revisions and versions, and the leases that they live with. All integers are
-big endian:
-
-    8 bytes   magic ``SYNODBAK``
-    frames    each: length of the payload (4), CRC-32 of kind and payload (4), kind (1), payload
+the keys as a client reads them, with their revisions and versions, and the leases that they live with. It is a file of
+frames (`replica.storage.frames`) with the magic ``SYNODBAK``:
 
     kind 1    the header, once and first: `BackupHeader` as MessagePack
     kind 2    keys, ascending: MessagePack array of `KeyValue`
@@ -22,27 +19,22 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from struct import Struct
-from types import TracebackType
-from typing import Any, Final, Self
-from zlib import crc32
+from typing import Final
 
 import msgspec
 
 from replica.kv.operations import KeyValue
 
 from .errors import StorageError
-from .files import FILE_MODE, sync_directory
+from .files import sync_directory
+from .frames import FrameReader, frame, private
 
 BACKUP_VERSION: Final = 1
 
 FRAME_BYTES: Final = 256 << 10
 """Keys and values in one frame, more or less."""
 
-FRAME_BYTES_MAX: Final = 64 << 20
-
 MAGIC: Final = b"SYNODBAK"
-_FRAME: Final = Struct(">IIB")
 _HEADER_KIND: Final = 1
 _KEYS_KIND: Final = 2
 _FOOTER_KIND: Final = 3
@@ -95,7 +87,7 @@ class BackupWriter:
         self._chunk: list[bytes] = []
         self._chunk_bytes = 0
         try:
-            self._file = open(self._staged, "wb", opener=_private)  # noqa: SIM115 - closed by `finish`, `abandon`
+            self._file = open(self._staged, "wb", opener=private)  # noqa: SIM115 - closed by `finish`, `abandon`
         except OSError as error:
             raise BackupError(f"{path}: cannot be written: {error.strerror or error}") from None
         self._put(MAGIC)
@@ -139,7 +131,7 @@ class BackupWriter:
         self._chunk, self._chunk_bytes = [], 0
 
     def _frame(self, kind: int, payload: bytes) -> None:
-        self._put(_FRAME.pack(len(payload), crc32(payload, kind), kind) + payload)
+        self._put(frame(kind, payload)[0])
 
     def _put(self, data: bytes) -> None:
         try:
@@ -148,30 +140,27 @@ class BackupWriter:
             raise BackupError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
 
-class BackupReader:
-    """Reads a backup, and believes nothing that its checksums do not vouch for."""
+class BackupReader(FrameReader):
+    """Reads a backup."""
+
+    error = BackupError
+    remedy = "use another backup"
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its header. Raises `BackupError`."""
-        self.path = path
+        super().__init__(path, MAGIC, "backup")
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
-        except OSError as error:
-            raise BackupError(f"{path}: cannot be read: {error.strerror or error}") from None
-        try:
-            if self._file.read(len(MAGIC)) != MAGIC:
-                raise self._damage("it is no backup")
-            kind, payload = self._frame()
+            kind, payload, _ = self.frame()
             if kind != _HEADER_KIND:
-                raise self._damage("its header is missing")
-            self.header: BackupHeader = self._decode(_decode_header, payload)
+                raise self.damage("its header is missing")
+            self.header = self.decode(_decode_header, payload)
             if self.header.version > BACKUP_VERSION:
                 raise BackupError(
                     f"{path}: has format {self.header.version}, this release reads up to {BACKUP_VERSION}; use a later "
                     "release"
                 )
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def items(self) -> Iterator[KeyValue]:
@@ -180,20 +169,19 @@ class BackupReader:
         frames = keys = 0
         before = b""
         while True:
-            kind, payload = self._frame()
+            kind, payload, _ = self.frame()
             if kind == _FOOTER_KIND:
-                self.footer: BackupFooter = self._decode(_decode_footer, payload)
+                self.footer = self.decode(_decode_footer, payload)
                 if self.footer != BackupFooter(frames, keys, digest.hexdigest()):
-                    raise self._damage("its keys are not those that were written")
-                if self._file.read(1):
-                    raise self._damage("something follows its end")
+                    raise self.damage("its keys are not those that were written")
+                self.end()
                 return
             if kind != _KEYS_KIND:
-                raise self._damage(f"a frame of unknown kind {kind}")
+                raise self.damage(f"a frame of unknown kind {kind}")
             frames += 1
-            for item in self._decode(_decode_keys, payload):
+            for item in self.decode(_decode_keys, payload):
                 if item.key <= before:
-                    raise self._damage("its keys do not ascend")
+                    raise self.damage("its keys do not ascend")
                 before = item.key
                 keys += 1
                 digest.update(_encode(item))
@@ -205,41 +193,6 @@ class BackupReader:
             pass
         return self.footer
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _frame(self) -> tuple[int, bytes]:
-        prefix = self._file.read(_FRAME.size)
-        if len(prefix) < _FRAME.size:
-            raise self._damage("it was cut short")
-        length, checksum, kind = _FRAME.unpack(prefix)
-        if length > FRAME_BYTES_MAX:
-            raise self._damage(f"a frame of {length} bytes")
-        payload = self._file.read(length)
-        if len(payload) < length:
-            raise self._damage("it was cut short")
-        if crc32(payload, kind) != checksum:
-            raise self._damage(f"the checksum of the frame before byte {self._file.tell()} does not match")
-        return kind, payload
-
-    def _decode(self, decode: Any, payload: bytes) -> Any:
-        try:
-            return decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._damage(str(error)) from None
-
-    def _damage(self, what: str) -> BackupError:
-        return BackupError(f"{self.path}: is damaged ({what}); use another backup")
-
 
 def write_backup(path: Path, header: BackupHeader, items: Iterable[KeyValue]) -> BackupFooter:
     """Write a whole backup. Raises `BackupError`, and what ``items`` raises; then nothing is left."""
@@ -250,7 +203,3 @@ def write_backup(path: Path, header: BackupHeader, items: Iterable[KeyValue]) ->
         return writer.finish()
     finally:
         writer.abandon()
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, FILE_MODE)

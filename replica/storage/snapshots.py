@@ -2,10 +2,7 @@
 
 A snapshot is written to ``staging/``, synced, and renamed into its place; only the anchor's commit in the log makes it
 the one that counts. Its format depends on neither protocol nor LMDB: it carries the tables of the state machine, item
-by item, in key order. All integers are big endian:
-
-    8 bytes   magic ``SYNODSNP``
-    frames    each: length of the payload (4), CRC-32 of kind and payload (4), kind (1), payload
+by item, in key order. It is a file of frames (`replica.storage.frames`) with the magic ``SYNODSNP``:
 
     kind 1    the header, once and first: `SnapshotHeader` as MessagePack
     kind 2    items: MessagePack array of the table's index in the header and an array of [key, value]
@@ -22,8 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from struct import Struct
-from types import TracebackType
-from typing import Any, BinaryIO, Final, Protocol, Self
+from typing import Any, BinaryIO, Final, Protocol
 from zlib import crc32
 
 import lmdb
@@ -34,7 +30,8 @@ from replica.kv.store import Store
 from .coordinator import Anchor
 from .environment import explain
 from .errors import CorruptSnapshot, StorageError, WrongCluster
-from .files import DIRECTORY_MODE, FILE_MODE, sync_directory
+from .files import DIRECTORY_MODE, sync_directory
+from .frames import FrameReader, frame, private
 
 SNAPSHOT_VERSION: Final = 1
 
@@ -45,14 +42,10 @@ PAUSE_S: Final = 0.0001
 """After each frame the writer sleeps, however briefly: a thread that merely lets go of the interpreter has it back
 before the loop's wakes up, and the loop then waits for the interpreter's switch interval (5 ms) again and again."""
 
-FRAME_BYTES_MAX: Final = 64 << 20
-"""No writer makes longer frames; a reader that meets one has met damage."""
-
 INSTALL_COMMIT_BYTES: Final = 64 << 20
 """Keys and values in one transaction while a state is filled that nobody uses yet."""
 
 MAGIC: Final = b"SYNODSNP"
-_FRAME: Final = Struct(">IIB")
 _CHECKSUM: Final = Struct(">I")
 _HEADER_KIND: Final = 1
 _ITEMS_KIND: Final = 2
@@ -142,7 +135,7 @@ class SnapshotTask:
         staged = self._snapshots.staging / self.anchor.snapshot
         try:
             try:
-                with open(staged, "xb", buffering=0, opener=_private) as file:
+                with open(staged, "xb", buffering=0, opener=private) as file:
                     items = write_snapshot(
                         file,
                         self._view,
@@ -183,9 +176,9 @@ def write_snapshot(
 
     def put(kind: int, payload: bytes) -> None:
         nonlocal chain
-        checksum = crc32(payload, kind)
+        framed, checksum = frame(kind, payload)
         chain = crc32(_CHECKSUM.pack(checksum), chain)
-        _write_all(file, _FRAME.pack(len(payload), checksum, kind) + payload)
+        _write_all(file, framed)
 
     _write_all(file, MAGIC)
     header = SnapshotHeader(SNAPSHOT_VERSION, cluster, msgspec.structs.replace(anchor, snapshot=""), tables)
@@ -220,38 +213,31 @@ def _write_all(file: Any, data: bytes) -> None:
         view = view[file.write(view) :]
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, FILE_MODE)
-
-
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-class SnapshotReader:
-    """Reads a snapshot file, and believes nothing that its checksums don't vouch for."""
+class SnapshotReader(FrameReader):
+    """Reads a snapshot file."""
+
+    error = CorruptSnapshot
+    remedy = "take or fetch another snapshot"
 
     def __init__(self, path: Path) -> None:
         """Open the file and read its header. Raises `CorruptSnapshot`, `StorageError`."""
-        self.path = path
+        super().__init__(path, MAGIC, "snapshot")
+        self._chain = 0
         try:
-            self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
-        except OSError as error:
-            raise CorruptSnapshot(f"{path}: can't be opened ({error.strerror})") from error
-        try:
-            self._chain = 0
-            if self._file.read(len(MAGIC)) != MAGIC:
-                raise self._damage("it is no snapshot")
-            kind, payload = self._frame()
+            kind, payload = self._next()
             if kind != _HEADER_KIND:
-                raise self._damage("its header is missing")
-            self.header: SnapshotHeader = self._decode(_decode_header, payload)
+                raise self.damage("its header is missing")
+            self.header = self.decode(_decode_header, payload)
             if self.header.version > SNAPSHOT_VERSION:
                 raise StorageError(
                     f"{path}: has format {self.header.version}, this release reads up to {SNAPSHOT_VERSION}; "
                     "use a later release"
                 )
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def frames(self) -> Iterator[bytes]:
@@ -259,72 +245,40 @@ class SnapshotReader:
         frames = 0
         while True:
             before = self._chain
-            kind, payload = self._frame()
+            kind, payload = self._next()
             if kind == _ITEMS_KIND:
                 frames += 1
                 yield payload
                 continue
             if kind != _FOOTER_KIND:
-                raise self._damage(f"a frame of unknown kind {kind}")
-            self.footer: SnapshotFooter = self._decode(_decode_footer, payload)
+                raise self.damage(f"a frame of unknown kind {kind}")
+            self.footer = self.decode(_decode_footer, payload)
             if (self.footer.frames, self.footer.checksum) != (frames, before):
-                raise self._damage("its frames are not those that were written")
-            if self._file.read(1):
-                raise self._damage("something follows its end")
+                raise self.damage("its frames are not those that were written")
+            self.end()
             return
 
     def items(self) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
         """Tables with items in key order, chunk by chunk; complete when it ends without `CorruptSnapshot`."""
         total = 0
         for payload in self.frames():
-            index, items = self._decode(_decode_items, payload)
+            index, items = self.decode(_decode_items, payload)
             if index >= len(self.header.tables):
-                raise self._damage(f"items of table {index}, of which the header doesn't know")
+                raise self.damage(f"items of table {index}, of which the header doesn't know")
             total += len(items)
             yield self.header.tables[index], items
         if total != self.footer.items:
-            raise self._damage(f"{total} items where {self.footer.items} were written")
+            raise self.damage(f"{total} items where {self.footer.items} were written")
 
     def verify(self) -> None:
         """Read it to the end. Raises `CorruptSnapshot`."""
         for _ in self.frames():
             pass
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _frame(self) -> tuple[int, bytes]:
-        prefix = self._file.read(_FRAME.size)
-        if len(prefix) < _FRAME.size:
-            raise self._damage("it was cut short")
-        length, checksum, kind = _FRAME.unpack(prefix)
-        if length > FRAME_BYTES_MAX:
-            raise self._damage(f"a frame of {length} bytes")
-        payload = self._file.read(length)
-        if len(payload) < length:
-            raise self._damage("it was cut short")
-        if crc32(payload, kind) != checksum:
-            raise self._damage(f"the checksum of the frame before byte {self._file.tell()} doesn't match")
+    def _next(self) -> tuple[int, bytes]:
+        kind, payload, checksum = self.frame()
         self._chain = crc32(_CHECKSUM.pack(checksum), self._chain)
         return kind, payload
-
-    def _decode(self, decode: Callable[[bytes], Any], payload: bytes) -> Any:
-        try:
-            return decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._damage(str(error)) from None
-
-    def _damage(self, what: str) -> CorruptSnapshot:
-        return CorruptSnapshot(f"{self.path}: is damaged ({what}); take or fetch another snapshot")
 
 
 def install(path: Path, store: Store, *, commit_bytes: int | None = None) -> SnapshotHeader:
@@ -447,7 +401,7 @@ class SnapshotReceiver:
     def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
         self._path = snapshots.staging / f"{uuid.uuid4().hex}.receiving"
-        self._file = open(self._path, "xb", buffering=0, opener=_private)  # noqa: SIM115 - closed by `finish`, `abandon`
+        self._file = open(self._path, "xb", buffering=0, opener=private)  # noqa: SIM115 - closed by `finish`, `abandon`
         self.received_bytes = 0
 
     def write(self, data: bytes, /, *, offset: int | None = None) -> None:

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from heapq import merge
 from typing import Final, Protocol
 
-from replica.kv.evaluation import INTEGER, ITEM_BYTES, NUMBER_MAX, Refused, compare
+from replica.kv.evaluation import INTEGER, ITEM_BYTES, NUMBER_MAX, Bounds, Refused, compare
 from replica.kv.operations import (
-    RESULT_BYTES_MAX,
     SYSTEM_PREFIX,
     Add,
     Added,
@@ -54,21 +53,15 @@ class Keys(Protocol):
         """The items of an interval in order; ``system`` True includes the keys of the system."""
 
 
-class Evaluation:
+class Evaluation(Bounds):
     """One operation being evaluated."""
 
-    __slots__ = ("_draft", "_keys", "_room", "_system")
+    __slots__ = ("_draft", "_keys")
 
     def __init__(self, keys: Keys, *, system: bool) -> None:
+        super().__init__(system=system)
         self._keys = keys
-        self._system = system
         self._draft: dict[bytes, KeyValue | None] = {}
-        self._room = RESULT_BYTES_MAX
-
-    @property
-    def spent(self) -> int:
-        """Bytes of keys and values in the result."""
-        return RESULT_BYTES_MAX - max(0, self._room)
 
     def run(self, operation: AnyOperation) -> AnyResult:
         """Evaluate and carry out; a refusal is a result, too."""
@@ -212,30 +205,6 @@ class Evaluation:
         ]
         untouched = (item for item in stored if item.key not in self._draft)
         return merge(untouched, drafted, key=_key_of, reverse=reverse)
-
-    def _answer(self, item: KeyValue | None) -> KeyValue | None:
-        """An item that the answer must carry whole, or not at all."""
-        if item is not None:
-            self._room -= len(item.key) + len(item.value) + ITEM_BYTES
-            if self._room < 0:
-                raise Refused(
-                    Failure.INVALID,
-                    f"the answer would exceed {RESULT_BYTES_MAX} bytes; nothing was changed, ask for less at once",
-                )
-        return item
-
-    def _check_writable(self, key: bytes) -> None:
-        if not self._system and key.startswith(SYSTEM_PREFIX):
-            raise Refused(Failure.INVALID, "the key belongs to the system; nothing was changed")
-
-    def _check_revision(self, before: KeyValue | None, wanted: int | None) -> None:
-        if wanted is None:
-            return
-        found = 0 if before is None else before.mod_revision
-        if found != wanted:
-            raise Refused(
-                Failure.CONDITION, f"the key is at revision {found}, not {wanted}; nothing was changed", found
-            )
 
 
 def _key_of(item: KeyValue) -> bytes:
