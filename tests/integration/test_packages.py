@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.packages import install
+from bench.results import read_folder
+from tests.support.packages import PACKAGES, install
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,44 @@ def test_the_bench_measures_it(environment, tmp_path):
     row = said.splitlines()[-1].split()
     assert row[0] == "8"
     assert float(row[1].replace(",", "")) > 0
+
+
+SUITE = """
+repetitions = 1
+
+[[targets]]
+protocol = "multipaxos"
+
+[[experiments]]
+name = "writes"
+workload = "writes"
+
+[experiments.load]
+in_flight = 8
+seconds = 0.5
+warm_up_s = 0.2
+
+[experiments.history]
+fraction = 0.5
+"""
+
+
+@pytest.mark.parametrize("protocol", ["partitioned", f"{PACKAGES}/partitioned/partitioned/__init__.py:PROTOCOL"])
+def test_a_suite_measures_and_judges_it_by_its_entry_point_and_by_its_path(environment, tmp_path, protocol):
+    (tmp_path / "own.toml").write_text(SUITE)
+    said = run(
+        environment if protocol == "partitioned" else dict(os.environ),
+        *("replica.cli", "bench", "suite", str(tmp_path / "own.toml"), "--protocol", protocol),
+        *("--no-ceilings", "--into", str(tmp_path / "results")),
+    )
+    folder = read_folder(tmp_path / "results")
+    assert folder.complete
+    (result,) = folder.runs
+    assert result.deployment.label == "partitioned"
+    assert result.usable, result.failure
+    assert result.verdict.answer == "ok", result.verdict
+    assert "partitioned" in (tmp_path / "results" / "report.html").read_text()
+    assert "VERDICT: of 1 runs 1 linearizable" in said
 
 
 def test_without_the_package_there_is_no_such_protocol():
