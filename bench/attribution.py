@@ -21,7 +21,7 @@ for what was measured itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -38,6 +38,12 @@ __all__ = ["Observer", "Reading", "make_observer", "split_stages", "stages_betwe
 STACK: Final = ("queue", "batch", "sync", "network", "quorum", "apply")
 """The stages that add up to a replica's share of a latency, in the order in which they are drawn."""
 
+COUNTED: Final = "synod_protocol_"
+"""Of a protocol's own counters among the metrics."""
+
+GAUGES: Final = ("queued", "in_flight")
+"""What begins alike and is no counter."""
+
 Buckets = dict[float, float]
 """Cumulative counts by upper bound in seconds."""
 
@@ -47,7 +53,9 @@ class Reading(msgspec.Struct, kw_only=True):
 
     replica: int
     process: int = 0
+    region: str = ""
     role: str = ""
+    leads: bool = False
     round_trips_ms: list[float] = []
     """To each peer."""
     values: dict[str, float] = {}
@@ -65,21 +73,28 @@ def make_observer(cluster: Cluster) -> Observer:
 
 
 class Observer:
-    """Reads counters when the measured part begins and ends. A replica that cannot be asked is left out."""
+    """Reads counters when the measured part begins and ends. A replica that cannot be asked is left out.
+
+    ``leader`` is who led at the latest reading, ``counters`` what the protocol counted in between.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._before: dict[int, Reading] = {}
+        self.leader = ""
+        self.counters: dict[str, int] = {}
         self._machine_before = (0.0, 0.0)
 
     async def begin(self) -> None:
         """Remember the counters."""
         self._before = await self._read()
+        self.leader = leader_of(self._before.values())
         self._machine_before = _machine()
 
     async def end(self) -> tuple[list[Stage], list[Resources]]:
         """What was spent since `begin`."""
         after = await self._read()
+        self.leader = leader_of(after.values())
         user_s, system_s = _machine()
         stages: list[Stage] = []
         resources: list[Resources] = []
@@ -88,6 +103,8 @@ class Observer:
             before = self._before.get(replica)
             if before is None or before.process != now.process:
                 before = Reading(replica=replica)  # it has started since: all of its counters are of this run
+            for name, count in counters_between(before, now).items():
+                self.counters[name] = self.counters.get(name, 0) + count
             stages.extend(stages_between(before, now, quorum=quorum))
             resources.append(resources_between(before, now))
         resources.append(
@@ -113,7 +130,8 @@ def read(entry: ReplicaLayout) -> Reading | None:
         text = admin.metrics(entry.client)
     except admin.AdminError:
         return None
-    reading = Reading(replica=entry.replica, process=entry.process, role=status.role)
+    reading = Reading(replica=entry.replica, process=entry.process, region=entry.region, role=status.role)
+    reading.leads = status.leader == entry.replica
     reading.round_trips_ms = sorted(member.round_trip_ms for member in status.members if member.round_trip_ms > 0)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -140,6 +158,25 @@ def _ask_system(process: int, reading: Reading) -> None:
         reading.disk_written_bytes, reading.disk_read_bytes = counters.write_bytes, counters.read_bytes
     except (psutil.Error, AttributeError):
         return  # gone, somebody else's, or a system that does not count: the replica's own account stands
+
+
+def leader_of(readings: Iterable[Reading]) -> str:
+    """Who leads, by region, or by replica where there are no regions; empty when nobody or several say so. Pure."""
+    leading = [each for each in readings if each.leads]
+    if len(leading) != 1:
+        return ""
+    return leading[0].region or f"replica {leading[0].replica}"
+
+
+def counters_between(before: Reading, now: Reading) -> dict[str, int]:
+    """What the protocol of one replica counted between two readings, by its own names. Pure."""
+    found = {}
+    for name, value in now.values.items():
+        if name.startswith(COUNTED):
+            found[name.removeprefix(COUNTED)] = int(value - before.values.get(name, 0.0))
+    for gauge in GAUGES:
+        found.pop(gauge, None)
+    return found
 
 
 def _machine() -> tuple[float, float]:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bench import results
 from bench.conclusion import conclusion
 from bench.faults import FaultError, parse_fault
-from bench.planning import Plan
+from bench.planning import Plan, expected_s
 from bench.results import RunResult
 from bench.runner import Interrupted, Settings, default_command, run_suite
 from bench.suite import (
@@ -34,6 +34,7 @@ from bench.suite import (
     available_suites,
     load_suite,
     parse_suite,
+    scaled,
 )
 from bench.targets import known_targets
 from bench.workload import available_workloads
@@ -80,9 +81,16 @@ def _common(command: Any) -> Any:
         ),
         click.option("--repetitions", type=click.IntRange(min=1), help="Instead of the suite's."),
         click.option("--seconds", type=float, help="What is measured of each run, instead of the suite's."),
+        click.option(
+            "--scale",
+            type=click.FloatRange(min=0, min_open=True),
+            default=1.0,
+            help="All times of the suite by this factor, faults included: 0.1 for a first look.",
+        ),
         click.option("--seed", type=int, help="Instead of the suite's."),
         click.option("--driver", type=click.Choice(sorted(DRIVERS)), help="Where replicas run.  [default: process]"),
         click.option("--shaping", type=click.Choice(SHAPINGS), help="Of the links between replicas.  [default: auto]"),
+        click.option("--leader", metavar="REGION", help="Where in the topology the leader is to stand in each run."),
         click.option("--for", "seconds_max", type=float, default=0.0, help="Stop cleanly after so many seconds."),
         click.option("--keep-data", is_flag=True, help="Leave the data folders of the clusters."),
         click.option("--check-perf", is_flag=True, help="Also let etcd's own program measure etcd (a minute)."),
@@ -113,14 +121,14 @@ def _targets(targets: Sequence[str], protocols: Sequence[str], entries: list[Tar
 
 def _finish_suite(suite: Suite, options: dict[str, Any]) -> Suite:
     """The suite with what the options put in the place of its own."""
-    experiments = suite.experiments
     seconds, repetitions, seed = options["seconds"], options["repetitions"], options["seed"]
+    experiments = [scaled(each, options.get("scale", 1.0)) for each in suite.experiments]
     if seconds is not None:
         experiments = [
             msgspec.structs.replace(each, load=msgspec.structs.replace(each.load, seconds=seconds))
             for each in experiments
         ]
-    where = {field: options[field] for field in ("driver", "shaping") if options[field] is not None}
+    where = {field: options[field] for field in ("driver", "shaping", "leader") if options.get(field) is not None}
     if where:
         experiments = [
             msgspec.structs.replace(each, cluster=msgspec.structs.replace(each.cluster, **where))
@@ -384,7 +392,7 @@ class Display:
 
     def planned(self, plans: list[Plan], ceilings: int, done: int) -> None:
         """See `bench.runner.Watcher`."""
-        left = sum(plan.seconds for plan in plans) / max(1, len(plans)) * (len(plans) - done) + ceilings * 2.5
+        left = expected_s(plans) / max(1, len(plans)) * (len(plans) - done) + ceilings * 2.5
         self._total = len(plans) + ceilings
         self._done = done
         self._progress.update(self._runs, total=self._total, completed=done)

@@ -50,6 +50,12 @@ class NetworkShaper(Protocol):
 class Observer(Protocol):
     """Where time and resources go. Made by ``bench.attribution.make_observer(cluster)``."""
 
+    leader: str
+    """Who led at the latest reading; empty: nobody."""
+
+    counters: dict[str, int]
+    """What the protocol counted between `begin` and `end`."""
+
     async def begin(self) -> None:
         """The measured part begins: remember counters."""
 

@@ -34,8 +34,11 @@ from deploy.topology import TopologyError, load_topology
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-OVERHEAD_S = 3.5
-"""What a run costs beside its load: starting, stopping, judging. A guess, for the time that is left."""
+OVERHEAD_S = 1.5
+"""What a run costs beside its load: generators, judging. A guess, for the time that is left."""
+
+DEPLOYMENT_S = 2.5
+"""What it costs to start a deployment and to stop it. Another."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +73,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode((self.entry, self.shape)).decode()
 
     @property
+    def load_s(self) -> float:
+        """How long there is load."""
+        return self.load.warm_up_s + self.load.seconds + self.load.cool_down_s
+
+    @property
     def seconds(self) -> float:
-        """How long it takes, about."""
-        return self.load.warm_up_s + self.load.seconds + self.load.cool_down_s + OVERHEAD_S
+        """How long it takes, about, if it needs a deployment of its own."""
+        return self.load_s + OVERHEAD_S + DEPLOYMENT_S
 
     def announced(self) -> PlannedRun:
         """For the manifest."""
@@ -102,16 +110,35 @@ def plan_suite(suite: Suite) -> Planned:
     for experiment in suite.experiments:
         able = _able_targets(suite, experiment, skipped)
         for repetition in range(experiment.repetitions or suite.repetitions):
-            for value in _values(experiment):
-                for entry in able if repetition % 2 == 0 else able[::-1]:
-                    plan = resolve(experiment, entry, value, repetition=repetition, seed=suite.seed)
-                    if _refusal(plan, find_target(entry.target)(plan.entry, plan.shape)):
-                        continue  # said by `_able_targets`
-                    plans.append(plan)
+            for value, entry in _turns(suite, _values(experiment), able if repetition % 2 == 0 else able[::-1]):
+                plan = resolve(experiment, entry, value, repetition=repetition, seed=suite.seed)
+                if _refusal(plan, find_target(entry.target)(plan.entry, plan.shape)):
+                    continue  # said by `_able_targets`
+                plans.append(plan)
     if not plans:
         raise SuiteError("nothing is left to run: " + "; ".join(f"{each.label}: {each.reason}" for each in skipped))
     _distinct(plans)
     return Planned(plans=plans, skipped=skipped)
+
+
+def expected_s(plans: Sequence[Plan]) -> float:
+    """How long all of them take, about: of runs that follow each other, those that can share a deployment."""
+    total, deployed = 0.0, ""
+    for plan in plans:
+        alone = plan.experiment.fresh or bool(plan.experiment.faults)
+        total += plan.load_s + OVERHEAD_S + (DEPLOYMENT_S if alone or plan.deployment != deployed else 0.0)
+        deployed = "" if alone else plan.deployment
+    return total
+
+
+def _turns(
+    suite: Suite, values: Sequence[Scalar], entries: Sequence[TargetEntry]
+) -> Iterator[tuple[Scalar, TargetEntry]]:
+    """The runs of one repetition in their order."""
+    if suite.turns == "points":
+        yield from ((value, entry) for value in values for entry in entries)
+    else:
+        yield from ((value, entry) for entry in entries for value in values)
 
 
 def _distinct(plans: Sequence[Plan]) -> None:
@@ -215,6 +242,7 @@ def resolve(experiment: Experiment, entry: TargetEntry, value: Scalar, *, repeti
             regions=regions,
         )
         _check_sharing(plan)
+        _check_times(plan)
     except (SuiteError, WorkloadError, TargetError) as error:
         raise SuiteError(f"{where}: {error}") from None
     return plan
@@ -229,8 +257,20 @@ def _check_sharing(plan: Plan) -> None:
     check_sharing(plan.workload, plan.clients)
 
 
+def _check_times(plan: Plan) -> None:
+    for table in plan.experiment.faults:
+        at_s = table.get("at_s", 0.0)
+        if isinstance(at_s, int | float) and at_s >= plan.load_s:
+            raise SuiteError(
+                f"faults.at_s: {at_s:g} s is when the run is over ({plan.load_s:g} s with warm-up and cool-down); "
+                "to shorten a run with its faults, use --scale"
+            )
+
+
 def _regions(load: Load, shape: ClusterShape) -> tuple[str, ...]:
     if not shape.topology:
+        if shape.leader:
+            raise SuiteError(f"cluster.leader: {shape.leader!r} is a region, which needs a topology (cluster.topology)")
         if load.regions > 1:
             raise SuiteError(f"load.regions: {load.regions} regions need a topology (cluster.topology)")
         return ("",)
@@ -241,6 +281,10 @@ def _regions(load: Load, shape: ClusterShape) -> tuple[str, ...]:
     if len(names) > shape.replicas:
         raise SuiteError(
             f"cluster.replicas: {shape.replicas} replicas cannot stand in the {len(names)} regions of {shape.topology}"
+        )
+    if shape.leader and shape.leader not in names:
+        raise SuiteError(
+            f"cluster.leader: {shape.topology} has no region {shape.leader!r} (it has: {', '.join(names)})"
         )
     if load.regions > len(names):
         raise SuiteError(f"load.regions: {shape.topology} has {len(names)} regions, not {load.regions}")

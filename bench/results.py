@@ -169,6 +169,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     consistency: str = "linearizable"
     """How reads are done."""
     topology: str = ""
+    leader: str = ""
+    """The region in which the leader was to stand; empty: none was asked for, or the protocol has no single leader."""
     simulated: bool = False
     driver: str = "process"
     """Where the replicas ran: ``process``, ``docker``, ``namespace``."""
@@ -198,6 +200,19 @@ class Series(msgspec.Struct, kw_only=True):
     p99_ms: list[float | None] = []
     regions: dict[str, list[int]] = {}
     """``completed`` by the region of the client."""
+    region_mean_ms: dict[str, list[float | None]] = {}
+    """The mean latency of these."""
+
+    def mean_ms(self, region: str, from_s: float, to_s: float) -> float | None:
+        """The mean latency of what clients in ``region`` completed in the windows within that time; None: nothing."""
+        counts, means = self.regions.get(region, []), self.region_mean_ms.get(region, [])
+        total, count = 0.0, 0
+        for place, (completed, mean) in enumerate(zip(counts, means, strict=False)):
+            begun = place * self.window_s
+            if mean is not None and from_s - 1e-9 <= begun and begun + self.window_s <= to_s + 1e-9:
+                total += mean * completed
+                count += completed
+        return total / count if count else None
 
 
 class Latencies(msgspec.Struct, kw_only=True):
@@ -352,6 +367,12 @@ class RunResult(msgspec.Struct, kw_only=True):
     faults: list[FaultEvent] = []
     resources: list[Resources] = []
     stages: list[Stage] = []
+    counters: dict[str, int] = {}
+    """What the protocol counted during the measured part, by its own names, of all replicas together."""
+    leader: str = ""
+    """Who led when the measured part began, by region, or by replica where there are no regions; empty: nobody."""
+    leader_at_end: str = ""
+    """Who led when it ended."""
     network: Network | None = None
     verdict: RunVerdict = msgspec.field(default_factory=RunVerdict)
     ceiling: float = 0.0
@@ -370,6 +391,12 @@ class RunResult(msgspec.Struct, kw_only=True):
     def usable(self) -> bool:
         """There are figures."""
         return self.failure is None and self.summary.operations > 0
+
+    @property
+    def leader_astray(self) -> bool:
+        """It did not stand all the time where it was to stand."""
+        wanted = self.deployment.leader
+        return bool(wanted) and not self.leader == self.leader_at_end == wanted
 
     @property
     def near_null(self) -> bool:

@@ -55,6 +55,11 @@ INTERLEAVED: Final = (
     "the same machine and, unless a label says otherwise, with the same durability."
 )
 
+ONE_BY_ONE: Final = (
+    "In each repetition the targets are run one after the other, each at all of its points, all asked the same "
+    "operations, on the same machine and, unless a label says otherwise, with the same durability."
+)
+
 STALLED_STEPS: Final = 2
 
 CEILING_SECONDS: Final = 1.0
@@ -156,7 +161,7 @@ class _Bench:
             suite=configuration,
             planned=announced,
             skipped=planned.skipped,
-            notes=[INTERLEAVED],
+            notes=[INTERLEAVED if self._suite.turns == "points" else ONE_BY_ONE],
         )
 
     async def run(self) -> Manifest:
@@ -178,7 +183,8 @@ class _Bench:
                 await self._next(plan)
         finally:
             await asyncio.shield(self._clean_up())
-        self._hold_against_null()
+            self._hold_against_null()
+            self._save()
         done = self._done()
         self._manifest.planned = [each for each in self._manifest.planned if each.id in done]
         self._manifest.finished = results.timestamp()
@@ -186,18 +192,21 @@ class _Bench:
         return self._manifest
 
     def _hold_against_null(self) -> None:
-        """Write beside each result of a protocol what one replica that decides alone reached at the same point."""
+        """Write beside each result of a protocol what one replica that decides alone reached at the same point.
+
+        Of closed loops only: an open one offers both the same.
+        """
         runs = [run for run in results.read_folder(self._folder).runs if run.usable]
-        reached: dict[tuple[str, results.Scalar], list[float]] = {}
+        reached: dict[tuple[str, results.Scalar, str, str], list[float]] = {}
         loads: dict[int, list[float]] = {}
         for run in runs:
             if run.deployment.protocol == "null":
-                reached.setdefault((run.experiment, run.point.value), []).append(run.summary.throughput)
-                if run.load["loop"] == "closed":
+                reached.setdefault(_alike(run), []).append(run.summary.throughput)
+                if run.load["loop"] == "closed" and not run.deployment.simulated:
                     loads.setdefault(run.load["in_flight"], []).append(run.summary.throughput)
         for run in runs:
-            found = reached.get((run.experiment, run.point.value))
-            if found and run.deployment.target == "synod" and run.deployment.protocol != "null":
+            found = reached.get(_alike(run))
+            if found and run.load["loop"] == "closed" and run.deployment.protocol not in {"", "null"}:
                 run.null = sum(found) / len(found)
                 results.write_run(self._folder, run)
         kept = [each for each in self._manifest.ceilings if each.responder != "null"]
@@ -371,6 +380,7 @@ class _Bench:
     async def _measure(self, plan: Plan, target: Target, run: RunResult) -> None:
         async with AsyncExitStack() as stack:
             shaper = await self._shape(stack, plan, target, run)
+            await asyncio.to_thread(target.place_leader)
             timeline: FaultTimeline | None = None
             if plan.experiment.faults and target.cluster is not None:
                 timeline = make_timeline(plan.experiment.faults, target.cluster)
@@ -378,7 +388,8 @@ class _Bench:
             found, window = await self._generate(stack, plan, target, shaper, timeline=timeline, probe=probe)
             if timeline is not None:
                 run.faults = timeline.events()
-        run.stages, run.resources = probe.stages, probe.resources
+        run.stages, run.resources, run.counters = probe.stages, probe.resources, probe.counters
+        run.leader, run.leader_at_end = probe.leader, probe.leader_at_end
         run.resources += [
             Resources(
                 name=f"generator {number}",
@@ -430,7 +441,8 @@ class _Bench:
                 self._save()
             found, window = await asyncio.to_thread(target.generate, specs)
             if probe is not None:
-                probe.resources = target.used()
+                probe.resources, probe.counters = target.used(), target.counted()
+                probe.leader, probe.leader_at_end = target.led_by()
             return found, window
         fleet = await stack.enter_async_context(Fleet(specs))
         await fleet.ready()
@@ -542,12 +554,19 @@ class _Bench:
         self._watcher.says(self._manifest.notes[-1])
 
 
+def _alike(run: RunResult) -> tuple[str, results.Scalar, str, str]:
+    """What a protocol and the one that decides alone must share to be held against each other."""
+    return run.experiment, run.point.value, run.deployment.target, run.deployment.durability
+
+
 class _Probe:
     """Looks at the processes at both ends of the measured part."""
 
     def __init__(self, plan: Plan, target: Target) -> None:
         self.stages: list[Stage] = []
         self.resources: list[Resources] = []
+        self.counters: dict[str, int] = {}
+        self.leader = self.leader_at_end = ""
         self._meter = Meter(target.processes())
         self._observer: Observer | None = None
         if target.cluster is not None:
@@ -558,10 +577,12 @@ class _Probe:
         self._meter.begin()
         if self._observer is not None:
             await self._observer.begin()
+            self.leader = self._observer.leader
         await asyncio.sleep(max(0.0, window.measured_to - time.monotonic()))
         self.resources = self._meter.end()
         if self._observer is not None:
             self.stages, observed = await self._observer.end()
+            self.counters, self.leader_at_end = self._observer.counters, self._observer.leader
             seen = {each.name for each in observed}
             self.resources = [*observed, *(each for each in self.resources if each.name not in seen)]
 

@@ -38,7 +38,8 @@ Order
 -----
 Runs are interleaved: for each repetition, for each point, every target in turn (in the reverse order in every other
 repetition), so that whatever the machine does meanwhile meets all alike. A deployment is kept while consecutive runs
-want the same one, and is otherwise started anew with empty folders.
+want the same one, and is otherwise started anew with empty folders. ``turns = "targets"`` takes each target through all
+points of a repetition before the next: less fair where the machine is shared, with fewer deployments to start.
 """
 
 from __future__ import annotations
@@ -110,6 +111,9 @@ class ClusterShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     replicas: int = 3
     topology: str = ""
+    leader: str = ""
+    """The region of the topology in which the leader is to stand when the load begins; leadership is handed over before
+    the run. Empty: wherever it is. Protocols without a single leader take no notice."""
     durability: Durability = "sync"
     sync_mode: Literal["inline", "thread", "auto"] = "inline"
     """Pinned, unless ``auto``."""
@@ -185,6 +189,8 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     summary: str = ""
     seed: int = 1
     repetitions: int = 3
+    turns: Literal["points", "targets"] = "points"
+    """Within a repetition: all targets at a point before the next point, or all points of a target before the next."""
     targets: list[TargetEntry] = []
     experiments: list[Experiment] = []
     baseline: str = ""
@@ -228,6 +234,24 @@ def parse_suite(table: Mapping[str, Any]) -> Suite:
     return suite
 
 
+SECONDS_MIN: Final = 0.1
+"""A measured part that is shorter says nothing."""
+
+
+def scaled(experiment: Experiment, factor: float) -> Experiment:
+    """The experiment with all of its times, those of faults included, by a factor."""
+    if factor == 1.0:
+        return experiment
+    load = experiment.load
+    times = {name: getattr(load, name) * factor for name in ("warm_up_s", "cool_down_s", "window_s")}
+    shorter = msgspec.structs.replace(load, seconds=max(SECONDS_MIN, load.seconds * factor), **times)
+    faults = [
+        {name: value * factor if name in {"at_s", "for_s"} else value for name, value in table.items()}
+        for table in experiment.faults
+    ]
+    return msgspec.structs.replace(experiment, load=shorter, faults=faults)
+
+
 def _validate(suite: Suite) -> None:
     if not suite.experiments:
         raise SuiteError("suite.experiments: there is none")
@@ -259,7 +283,7 @@ def validate_load(load: Load) -> None:
         ("processes", 1, 64),
         ("regions", 0, 64),
         ("rate", 0.001, 10_000_000),
-        ("seconds", 0.1, SECONDS_MAX),
+        ("seconds", SECONDS_MIN, SECONDS_MAX),
         ("warm_up_s", 0.0, SECONDS_MAX),
         ("cool_down_s", 0.0, SECONDS_MAX),
         ("timeout_s", 0.01, 3600.0),

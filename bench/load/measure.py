@@ -8,6 +8,7 @@ own resolution: equal latencies are counted first.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -212,6 +213,10 @@ def merge(
         if region:
             so_far = series.regions.setdefault(region, [0] * count)
             series.regions[region] = [one + other for one, other in zip(so_far, part.completed, strict=True)]
+    for name in series.regions:
+        series.region_mean_ms[name] = [
+            _mean_ms(part.windows[place] for region, part in parts if region == name) for place in range(count)
+        ]
     for place in range(count):
         histogram = results.merge_histograms(part.windows[place] for _, part in parts)
         empty = not histogram.get_total_count()
@@ -232,6 +237,11 @@ def merge(
         for (region, kind, origin), encoded in sorted(grouped.items())
     ]
     return _summary(parts, window, latencies, open_loop=open_loop), series, latencies
+
+
+def _mean_ms(histograms: Iterable[str]) -> float | None:
+    merged = results.merge_histograms(histograms)
+    return merged.get_mean_value() / 1e3 if merged.get_total_count() else None
 
 
 def _summary(

@@ -10,18 +10,19 @@ inserts and the metadata mix (operations of many kinds), protocols that were not
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bench.report.data import LOAD_AXES, Compared, ExperimentView, PointView, Prediction
-from bench.results import RunResult, Scalar
+from bench.results import RunResult
 from deploy.topology import Topology, TopologyError, load_topology
 
 from .calibration import DEFAULT_FILE, describe_machine, load, store
 from .errors import ModelError
+from .placement import zone_failures_of
 from .system import Calibration, Deployment, Predicted, closed_loop, open_loop
 
 __all__ = ["CALIBRATION", "Model", "model_of"]
@@ -69,6 +70,17 @@ class Model:
                         x=x,
                         y=tuple(said.throughput for _, said in points),
                     )
+                )
+                found.extend(
+                    Prediction(
+                        experiment=experiment.name,
+                        label=label,
+                        region=name,
+                        x=x,
+                        y=tuple(latency for _, said in points for latency in _latency_in(said, name)),
+                    )
+                    for name in experiment.region_names
+                    if all(_latency_in(said, name) for _, said in points)
                 )
             regions = points[0][1].regions
             if len(points) == 1 and len(regions) > 1:
@@ -129,6 +141,11 @@ class Model:
         return found
 
 
+def _latency_in(said: Predicted, region: str) -> list[float]:
+    """That of the clients in a region, if the prediction has it."""
+    return [entry.latency_ms for entry in said.regions if entry.region == region]
+
+
 def _deployment(run: RunResult) -> Deployment | None:
     """What the run was, for the model; None where the model does not cover it."""
     if run.deployment.target != "synod" or not run.deployment.protocol:
@@ -151,21 +168,12 @@ def _deployment(run: RunResult) -> Deployment | None:
         durability=run.deployment.durability,
         batch_max=run.deployment.batch_max or 1,
         q2=int(options["q2"]) if "q2" in options else None,
-        zone_failures=_zone_failures(options, topology, run.deployment.replicas),
+        zone_failures=zone_failures_of(options, topology, run.deployment.replicas),
         conflict=conflict,
         locality=locality,
         write_share=shares.get("write", 0.0),
         value_bytes=int(value.get("bytes", 128)) if isinstance(value, dict) else 128,
     )
-
-
-def _zone_failures(options: Mapping[str, Scalar], topology: Topology | None, replicas: int) -> int:
-    """WPaxos' f_z: as the options say, or one from three zones on. Zones are the regions, or else the replicas."""
-    given = int(options.get("f_z", -1))
-    if given >= 0:
-        return given
-    zones = replicas if topology is None else min(replicas, len(topology.regions.names))
-    return 1 if zones >= 3 else 0
 
 
 def _shares(run: RunResult) -> dict[str, float]:
@@ -189,7 +197,9 @@ def _topology(run: RunResult) -> Topology | None:
 
 
 def _leader(run: RunResult, topology: Topology | None) -> str | None:
-    """The region of the replica that served most, which is the leader's where there is one."""
+    """Where the leader stood, or else the region of the replica that served most."""
+    if topology is not None and run.leader in topology.regions.names:
+        return run.leader
     served = {stage.replica: stage.count for stage in run.stages if stage.name == "total"}
     if topology is None or not served:
         return None

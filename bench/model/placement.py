@@ -16,6 +16,8 @@ region instead of one's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from deploy.topology import Topology
@@ -24,7 +26,7 @@ from .errors import ModelError, share
 from .quorum_latency import wan_ms
 from .rounds import PROTOCOLS, fast_quorum
 
-__all__ = ["NetworkTime", "network_ms", "regions_of"]
+__all__ = ["NetworkTime", "local_quorum_ms", "network_ms", "regions_of", "zone_failures_of"]
 
 
 class NetworkTime(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +120,21 @@ def network_ms(
             waited = (1 - remote) * here + remote * there
         found.append(NetworkTime(region=region, to_leader_ms=to_leader, quorum_ms=waited))
     return found
+
+
+def zone_failures_of(options: Mapping[str, object], topology: Topology | None, replicas: int) -> int:
+    """WPaxos' f_z: as its options say, or one from three zones on. Zones are the regions, or else the replicas."""
+    given = options.get("f_z", -1)
+    if isinstance(given, int) and given >= 0:
+        return given
+    zones = replicas if topology is None else min(replicas, len(topology.regions.names))
+    return 1 if zones >= 3 else 0
+
+
+def local_quorum_ms(topology: Topology, replicas: int, zone_failures: int) -> dict[str, float]:
+    """What the network costs an operation of WPaxos on an object that its own region owns. Raises `ModelError`."""
+    found = network_ms("wpaxos", topology, replicas, zone_failures=zone_failures, locality=1.0)
+    return {entry.region: entry.total_ms for entry in found}
 
 
 def _zone_quorum_ms(topology: Topology, placed: list[str], region: str, failures: int) -> float:

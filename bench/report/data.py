@@ -61,6 +61,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     quantity: Literal["latency", "throughput"] = "latency"
     x: tuple[float, ...] = ()
     y: tuple[float, ...] = ()
+    region: str = ""
+    """Of the clients, where ``y`` is theirs alone; empty for all together."""
     regions: dict[str, float] = {}
     name: str = "model"
     """As the legend has it."""
@@ -187,6 +189,16 @@ class PointView(msgspec.Struct, kw_only=True):
         return {name: value / weight for name, value in sums.items()} if weight else {}
 
     @property
+    def slow_paths(self) -> Estimate | None:
+        """The share of commands on the slow path of a protocol that has a fast and a slow one and counts them."""
+        shares = []
+        for run in self.usable:
+            taken = run.counters.get("fast", 0) + run.counters.get("slow", 0)
+            if taken:
+                shares.append(run.counters.get("slow", 0) / taken)
+        return estimate(shares)
+
+    @property
     def mark(self) -> Mark:
         """The worst of the runs' verdicts."""
         if not self.usable:
@@ -241,7 +253,9 @@ class PointView(msgspec.Struct, kw_only=True):
         if self.harness_limited:
             found.append("harness-limited")
         if any(run.near_null for run in self.usable):
-            found.append("close to null")
+            found.append("harness-limited (null)")
+        if any(run.leader_astray for run in self.usable):
+            found.append("leader not where it was to be")
         if self.network_differs:
             found.append("network not as declared")
         if self.deployment.durability == "none":
@@ -263,6 +277,8 @@ class ExperimentView(msgspec.Struct, kw_only=True):
     plot: str
     points: list[PointView]
     predictions: list[Prediction] = []
+    against: str = ""
+    """The target that the suite wants the others to be held against, or the beginning of its name."""
 
     @property
     def labels(self) -> list[str]:
@@ -298,8 +314,16 @@ class ExperimentView(msgspec.Struct, kw_only=True):
         return next((point for point in self.points if (point.label, point.value) == (label, value)), None)
 
     @property
+    def region_names(self) -> list[str]:
+        """Of the clients, in the order of the topology; none where there are no regions."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.regions))
+
+    @property
     def baseline(self) -> str:
-        """The target that the others are held against: another system where there is one, or else the first."""
+        """The target that the others are held against: the suite's, another system where there is one, or the first."""
+        wanted = [label for label in self.labels if self.against and label.startswith(self.against)]
+        if wanted:
+            return wanted[0]
         others = [
             label
             for label in self.labels
@@ -352,6 +376,7 @@ def experiments_of(folder: Folder, predictor: Predictor | None = None) -> list[E
                 axis_title=str(title) or axis_title(axis),
                 plot=str(known.get("plot") or ""),
                 points=[],
+                against=str(folder.manifest.suite.get("baseline") or ""),
             )
         view.points.append(PointView(label=label, value=value, runs=sorted(runs, key=lambda run: run.repetition)))
     found = list(views.values())

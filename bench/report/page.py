@@ -16,9 +16,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from bench.report import plots
 from bench.report.data import LOAD_AXES, ExperimentView, PointView, Predictor, experiments_of
+from bench.report.settling import settlements
 from bench.report.style import Palette, rendered
 from bench.report.why import explain
-from bench.report.words import interval, latency, number, ratio_text, verdict_text
+from bench.report.words import interval, latency, number, ratio_text, share_text, verdict_text
 from bench.results import PLOTS, REPORT, Folder, Network, RunResult
 
 __all__ = ["write_report"]
@@ -56,7 +57,13 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        interval=interval, signed=_signed, latency=latency, number=number, ratio=ratio_text, mebibytes=_mebibytes
+        interval=interval,
+        signed=_signed,
+        share=share_text,
+        latency=latency,
+        number=number,
+        ratio=ratio_text,
+        mebibytes=_mebibytes,
     )
     text = environment.get_template("report.html.j2").render(
         manifest=folder.manifest,
@@ -94,6 +101,8 @@ def _section(
         "setting": _setting(view),
         "resources": _resources(view),
         "reasons": list(dict.fromkeys(reason for point in view.points for reason in point.reasons)),
+        "slow_paths": any(point.slow_paths for point in view.points),
+        "settled": [row for point in view.points for row in settlements(point)],
         "notes": list(dict.fromkeys(note for run in view.runs for note in run.notes)),
     }
 
@@ -131,7 +140,21 @@ def _plots(view: ExperimentView, palette: Palette, target: Path) -> Iterator[Plo
         )
     value = _middle(view)
     if any(len({entry.region for entry in run.latencies}) > 1 for run in view.runs):
+        if view.numeric and view.axis not in LOAD_AXES:
+            yield made(
+                "regions-along",
+                f"{view.title}: latency by region and {view.axis_title}",
+                lambda: plots.regions_along(view, palette),
+            )
         yield made("regions", f"{view.title}: latency by region", lambda: plots.regions(view, palette, value))
+        if any(settlements(point) for point in view.points):
+            yield made(
+                "regions-over-time",
+                f"{view.title}: latency by region over the time of the run",
+                lambda: plots.regions_over_time(view, palette, value),
+            )
+    if view.numeric and any(point.slow_paths for point in view.points):
+        yield made("slow-paths", f"{view.title}: share of slow paths", lambda: plots.slow_paths(view, palette))
     if any(run.latencies for run in view.runs):
         yield made("cdf", f"{view.title}: distribution of latencies", lambda: plots.cdf(view, palette, value))
     if any(point.stages() for point in view.points):
@@ -172,12 +195,24 @@ def _setting(view: ExperimentView) -> list[tuple[str, str]]:
         ("operations of a client in one command, at most", all_of("batch_max")),
         ("reads", all_of("consistency")),
         ("network", all_of("topology") or "this machine"),
+        ("leader", _leaders(view)),
         ("clients in", ", ".join(filter(None, run.regions))),
         ("load", described),
         ("measured", f"{measured:g} s, {max(len(point.runs) for point in view.points)} repetition(s)"),
         ("workload", str(run.workload.get("name") or run.workload.get("summary") or "")),
     ]
     return [(name, text) for name, text in pairs if text]
+
+
+def _leaders(view: ExperimentView) -> str:
+    """Where the leaders stood, by target, where there are regions."""
+    found: dict[str, dict[str, None]] = {}
+    for run in view.runs:
+        if run.deployment.topology and run.leader:
+            found.setdefault(run.leader, {})[run.deployment.label] = None
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{place}: {', '.join(labels)}" for place, labels in found.items())
 
 
 def _networks(view: ExperimentView) -> list[Network]:

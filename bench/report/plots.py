@@ -19,12 +19,27 @@ from bench.report.data import ExperimentView, PointView
 from bench.report.style import FAULT, INK, STAGE_COLOURS, Palette, figure, thousands
 from bench.results import Estimate, RunResult, Scalar, merged_latencies
 
-__all__ = ["bars", "cdf", "curve", "lines", "regions", "resources", "stages", "timeline"]
+__all__ = [
+    "bars",
+    "cdf",
+    "curve",
+    "lines",
+    "regions",
+    "regions_along",
+    "regions_over_time",
+    "resources",
+    "slow_paths",
+    "stages",
+    "timeline",
+]
 
 WIDTH: Final = 8.6
 """Inches."""
 
 CDF_POINTS: Final = 400
+
+TAILS_MAX: Final = 4
+"""A curve of more targets leaves their 99th percentiles to the table."""
 
 PROCESSES_MAX: Final = 8
 """Of one target that are shown singly; the busiest."""
@@ -97,7 +112,7 @@ def _predicted(axes: Any, view: ExperimentView, palette: Palette, quantity: str)
     low, high = axes.get_ylim()
     left, right = axes.get_xlim()
     for prediction in view.predictions:
-        if prediction.quantity == quantity and prediction.x:
+        if prediction.quantity == quantity and prediction.x and not prediction.region:
             axes.plot(
                 prediction.x,
                 prediction.y,
@@ -112,9 +127,11 @@ def _predicted(axes: Any, view: ExperimentView, palette: Palette, quantity: str)
 
 
 def curve(view: ExperimentView, palette: Palette) -> Any:
-    """Latency over throughput, as the load grows: the median with its band, and the 99th percentile, dotted."""
+    """Latency over throughput, as the load grows: the median with its band, and of few targets the 99th percentile."""
     with figure(WIDTH, 4.6) as (made, grid):
         axes = grid[0][0]
+        tails = len(view.labels) <= TAILS_MAX
+        banded = any(len(point.usable) > 1 for point in view.points)
         heaviest: list[tuple[PointView, float, float]] = []
         for label in view.labels:
             points = [(p, p.throughput, p.p50, p.p99) for p in view.of(label)]
@@ -124,7 +141,8 @@ def curve(view: ExperimentView, palette: Palette) -> Any:
             colour = palette.colour(label)
             xs = [t.mean for _, t, _, _ in shown]
             axes.plot(xs, [m.mean for _, _, m, _ in shown], color=colour, zorder=3)
-            axes.plot(xs, [n.mean for _, _, _, n in shown], color=colour, linestyle=":", linewidth=1.3, zorder=3)
+            if tails:
+                axes.plot(xs, [n.mean for _, _, _, n in shown], color=colour, linestyle=":", linewidth=1.3, zorder=3)
             axes.fill_between(
                 xs, [_bounds(m)[0] for _, _, m, _ in shown], [_bounds(m)[1] for _, _, m, _ in shown],
                 color=colour, alpha=0.15, linewidth=0,
@@ -143,13 +161,10 @@ def curve(view: ExperimentView, palette: Palette) -> Any:
         axes.set_xlabel("throughput, operations/s")
         axes.set_ylabel("latency, ms (log)")
         axes.set_title(f"{view.title}\nlatency over throughput, by {view.axis_title}")
-        _legend(
-            made, view, palette,
-            [
-                Line2D([], [], color=INK, label="median, with 95 % band"),
-                Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="99th percentile"),
-            ],
-        )  # fmt: skip
+        extra = [Line2D([], [], color=INK, label="median, with 95 % band" if banded else "median")]
+        if tails:
+            extra.append(Line2D([], [], color=INK, linestyle=":", linewidth=1.3, label="99th percentile"))
+        _legend(made, view, palette, extra)
         return made
 
 
@@ -350,6 +365,119 @@ def regions(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
         handles.append(Line2D([], [], color="#777777", linewidth=1.6, label="99th percentile"))
         if any(prediction.regions for prediction in view.predictions):
             handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.1, label="model"))
+        made.legend(handles=handles, loc="outside lower center", ncols=4)
+        return made
+
+
+PANELS: Final = 3
+"""Side by side."""
+
+
+def _finish_panels(grid: Any, count: int, title: str) -> None:
+    """One scale from 0 for all, the title of the axis below the last panel of each column, none beyond the last one."""
+    grid[0][0].set_ylim(bottom=0)
+    columns = len(grid[0])
+    for place in range(columns * len(grid)):
+        axes = grid[place // columns][place % columns]
+        axes.set_visible(place < count)
+        if place < count <= place + columns:
+            axes.set_xlabel(title)
+            axes.tick_params(labelbottom=True)
+
+
+def regions_along(view: ExperimentView, palette: Palette) -> Any:
+    """Mean latency of each region's clients along an axis of numbers, with bands: a panel a region, one scale."""
+    names = view.region_names
+    columns = min(PANELS, len(names))
+    rows = math.ceil(len(names) / columns)
+    found = {label: [(point, point.by_region()) for point in view.of(label)] for label in view.labels}
+    with figure(WIDTH, 1.4 + 2.5 * rows, rows, columns, sharey=True, sharex=True) as (made, grid):
+        values = [float(value) for value in view.values]
+        for place, name in enumerate(names):
+            axes = grid[place // columns][place % columns]
+            for label, points in found.items():
+                shown = [(point, by_region[name][0]) for point, by_region in points if name in by_region]
+                if not shown:
+                    continue
+                colour = palette.colour(label)
+                xs = [float(point.value) for point, _ in shown]
+                axes.plot(xs, [mean.mean for _, mean in shown], color=colour, zorder=3)
+                axes.fill_between(
+                    xs, [_bounds(mean)[0] for _, mean in shown], [_bounds(mean)[1] for _, mean in shown],
+                    color=colour, alpha=0.15, linewidth=0,
+                )  # fmt: skip
+                for point, mean in shown:
+                    _mark(axes, point, float(point.value), mean.mean, palette)
+            for prediction in view.predictions:
+                if prediction.region == name and prediction.quantity == "latency":
+                    axes.plot(
+                        prediction.x, prediction.y, color=palette.colour(prediction.label), linestyle="--",
+                        linewidth=1.1, zorder=2,
+                    )  # fmt: skip
+            axes.set_title(name, fontsize=10)
+            axes.set_xticks(values)
+            _plain(axes.xaxis)
+            _plain(axes.yaxis)
+            if place % columns == 0:
+                axes.set_ylabel("mean latency, ms")
+        _finish_panels(grid, len(names), view.axis_title)
+        made.suptitle(f"{view.title}: by region of the client", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _legend(made, view, palette)
+        return made
+
+
+def slow_paths(view: ExperimentView, palette: Palette) -> Any:
+    """The measured share of commands that took the slow path, along an axis of numbers."""
+    with figure(WIDTH, 3.2) as (made, grid):
+        axes = grid[0][0]
+        handles = []
+        for label in view.labels:
+            shown = [(point, share) for point in view.of(label) if (share := point.slow_paths) is not None]
+            if not shown:
+                continue
+            colour = palette.colour(label)
+            xs = [float(point.value) for point, _ in shown]
+            axes.plot(xs, [100 * share.mean for _, share in shown], color=colour, zorder=3)
+            axes.fill_between(
+                xs, [100 * _bounds(share)[0] for _, share in shown], [100 * _bounds(share)[1] for _, share in shown],
+                color=colour, alpha=0.15, linewidth=0,
+            )  # fmt: skip
+            for point, share in shown:
+                _mark(axes, point, float(point.value), 100 * share.mean, palette)
+            handles.append(Line2D([], [], color=colour, marker=palette.marker(label), label=label))
+        axes.set_ylim(0, 105)
+        axes.set_xticks([float(value) for value in view.values])
+        _plain(axes.xaxis)
+        axes.set_xlabel(view.axis_title)
+        axes.set_ylabel("slow paths, % of commands")
+        axes.set_title(f"{view.title}\nhow many commands took the slow path")
+        made.legend(handles=handles, loc="outside lower center", ncols=4)
+        return made
+
+
+def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
+    """Mean latency of each region's clients over the time of the run, a panel a region: how a protocol settles."""
+    names = view.region_names
+    columns = min(PANELS, len(names))
+    rows = math.ceil(len(names) / columns)
+    with figure(WIDTH, 1.4 + 2.3 * rows, rows, columns, sharey=True, sharex=True) as (made, grid):
+        for place, name in enumerate(names):
+            axes = grid[place // columns][place % columns]
+            for label in view.labels:
+                point = view.at(label, value)
+                for run in point.usable if point is not None else []:
+                    means = run.series.region_mean_ms.get(name, [])
+                    middles = [(step + 0.5) * run.series.window_s for step in range(len(means))]
+                    heights = [math.nan if mean is None else mean for mean in means]
+                    axes.plot(middles, heights, color=palette.colour(label), linewidth=1.1, alpha=0.8)
+            axes.set_title(name, fontsize=10)
+            _plain(axes.yaxis)
+            if place % columns == 0:
+                axes.set_ylabel("mean latency, ms")
+        _finish_panels(grid, len(names), "seconds from the start of the run")
+        at = f" at {value} {view.axis_title}" if value != "" else ""
+        made.suptitle(f"{view.title}: over time{at}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        handles = [Line2D([], [], color=palette.colour(label), label=label) for label in view.labels]
         made.legend(handles=handles, loc="outside lower center", ncols=4)
         return made
 

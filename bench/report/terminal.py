@@ -11,7 +11,8 @@ from rich.text import Text
 
 from bench.report.compare import Comparison
 from bench.report.data import ExperimentView, Mark, PointView, experiments_of
-from bench.report.words import interval, number, ratio_text, verdict_short
+from bench.report.settling import Settlement, settlements
+from bench.report.words import interval, number, ratio_text, share_text, verdict_short
 from bench.results import Estimate, Folder
 
 __all__ = ["comparison_table", "print_comparison", "print_tables", "table"]
@@ -40,10 +41,13 @@ def table(view: ExperimentView) -> Table:
     made.add_column("p99 ms", justify="right", no_wrap=True)
     if several:
         made.add_column(f"× {view.baseline}", justify="right")
+    slow = any(point.slow_paths for point in view.points)
+    if slow:
+        made.add_column("slow paths", justify="right", no_wrap=True)
     made.add_column("verdict", no_wrap=True)
     if any(point.flags() for point in view.points):
         made.add_column("to be known")
-    flagged = len(made.columns) > 5 + several + bool(view.axis)
+    flagged = len(made.columns) > 5 + several + slow + bool(view.axis)
     for value in view.values:
         for label in view.labels:
             point = view.at(label, value)
@@ -53,11 +57,30 @@ def table(view: ExperimentView) -> Table:
             cells += [label, interval(point.throughput), _mean(point.p50), _mean(point.p99)]
             if several:
                 cells.append(ratio_text(view.ratio_to_baseline(point)) if label != view.baseline else "1")
+            if slow:
+                cells.append(share_text(point.slow_paths))
             made.add_row(*cells, _verdict(point), *([", ".join(point.flags())] if flagged else []))
         if several:
             made.add_section()
     made.caption = "✓ judged linearizable, with the share of the operations that was judged"
     made.caption_justify = "left"
+    return made
+
+
+def settlement_table(view: ExperimentView, rows: Sequence[Settlement]) -> Table:
+    """The first seconds of long runs beside the last ones, by region."""
+    made = Table(title=f"{view.title}: the first ten seconds and the last", title_justify="left", title_style="bold")
+    if view.axis:
+        made.add_column(view.axis_title, justify="right")
+    made.add_column("target")
+    made.add_column("region")
+    for name in ("first 10 s, mean ms", "last 10 s", "local quorum"):
+        made.add_column(name, justify="right", no_wrap=True)
+    made.add_column("settled")
+    for row in rows:
+        local = "–" if row.local_ms is None else number(row.local_ms)
+        cells = [f"{row.value}"] if view.axis else []
+        made.add_row(*cells, row.label, row.region, interval(row.first), interval(row.last), local, row.said)
     return made
 
 
@@ -80,6 +103,9 @@ def print_tables(folder: Folder, console: Console | None = None) -> None:
     out = console or _console()
     for view in experiments_of(folder):
         out.print(table(view))
+        settled = [row for point in view.points for row in settlements(point)]
+        if settled:
+            out.print(settlement_table(view, settled))
         for reason in dict.fromkeys(reason for point in view.points for reason in point.reasons):
             out.print(f"  {reason}", style="red" if any(p.mark in {"violation", "failed"} for p in view.points) else "")
     for skipped in folder.manifest.skipped:

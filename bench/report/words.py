@@ -7,7 +7,7 @@ from typing import Final
 from bench.report.data import Mark, PointView
 from bench.results import Estimate
 
-__all__ = ["SYMBOLS", "interval", "latency", "number", "ratio_text", "verdict_short", "verdict_text"]
+__all__ = ["SYMBOLS", "interval", "latency", "number", "ratio_text", "share_text", "verdict_short", "verdict_text"]
 
 SYMBOLS: Final[dict[Mark, str]] = {
     "checked": "✓",
@@ -49,6 +49,16 @@ def ratio_text(found: Estimate | None) -> str:
     if found.low is None or found.high is None:
         return f"{found.mean:.2f}×"
     return f"{found.mean:.2f}× ({found.low:.2f}–{found.high:.2f})"
+
+
+def share_text(found: Estimate | None) -> str:
+    """A share of all, in per cent, with half the width of its interval."""
+    if found is None:
+        return "–"
+    text = _share(found.mean) if found.mean else "0%"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} ± {100 * (found.high - found.low) / 2:.2g}"
 
 
 def _share(value: float) -> str:

@@ -33,6 +33,7 @@ from replica.consensus.interface import (
     Reject,
     ReplicaId,
     Write,
+    Yield,
 )
 from replica.kv.objects.minting import Mint
 from replica.simulation import frames
@@ -163,6 +164,11 @@ class Machine:
         else:
             for part in content:
                 self._client(sender, part)
+        self._schedule()
+
+    def hand_over(self, successor: int) -> None:
+        """Ask the protocol to give up leadership in favour of a replica."""
+        self._inbox.append(Yield(successor))
         self._schedule()
 
     def _client(self, sender: int, part: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ LAN_S: Final = 0.00005
 ELECTION_S_MAX: Final = 120.0
 """Virtual seconds within which somebody has to lead."""
 
+HANDED_OVER_S: Final = 2.0
+"""Virtual seconds that a handover is given before it is asked for again."""
+
 QUIET_S: Final = 0.05
 """Between the end of what came before and the start of a run."""
 
@@ -39,6 +43,9 @@ SETTLE_S: Final = 5.0
 
 SLICE_S: Final = 0.02
 """Virtual seconds between two looks at whether something has come about."""
+
+PLACE_S_MAX: Final = 60.0
+"""Virtual seconds for leadership to be handed over to the region where it is wanted."""
 
 DRAIN_S_MAX: Final = 60.0
 """Virtual seconds after the end of a load within which everything has to be answered."""
@@ -160,6 +167,17 @@ class Simulation:
                 raise SimulationLimit(f"no replica of {self.spec.name} takes commands after {ELECTION_S_MAX:g} s")
             self._pass(self.world.now + SLICE_S)
 
+    def place_leader(self, region: str) -> None:
+        """Let the leader stand in ``region``. Raises `SimulationLimit`."""
+        successor = next(replica for replica in self.machines if self._places[replica] == region)
+        deadline = self.world.now + PLACE_S_MAX
+        while self.leader_region != region:
+            if self.world.now >= deadline:
+                raise SimulationLimit(f"the leader could not be placed in {region} within {PLACE_S_MAX:g} s")
+            if self.leader:
+                self.machines[self.leader].hand_over(successor)
+            self._pass(self.world.now + HANDED_OVER_S)
+
     def interrupt(self) -> None:
         """End whatever run is being made, on whichever thread: it raises `SimulationLimit`."""
         self._interrupted = True
@@ -185,6 +203,11 @@ class Simulation:
     def leader(self) -> int:
         """Who takes commands, of several the first; 0 when nobody does."""
         return next((r for r, machine in self.machines.items() if machine.coordinator.status().accepting), 0)
+
+    @property
+    def leader_region(self) -> str:
+        """Where it stands, or which replica it is where there are no regions; empty when nobody leads."""
+        return self._places[self.leader] or f"replica {self.leader}" if self.leader else ""
 
     # ----------------------------------------------------------------------------------------------------------- a run
 
@@ -217,10 +240,14 @@ class Simulation:
         for load in loads:
             load.start(window.start, window.end)
         self._pass(window.measured_from)
+        counted = self._counted()
+        self.led_by = [self.leader_region]
         begun = {r: (m.busy_s, m.sent_bytes, m.received_bytes) for r, m in self.machines.items()}
         clients_begun = [client.busy_s for client in clients]
         self._pass(window.measured_to)
         self._account(begun)
+        self.led_by.append(self.leader_region)
+        self.counters = {name: count - counted.get(name, 0) for name, count in self._counted().items()}
         used = [client.busy_s - begin for client, begin in zip(clients, clients_begun, strict=True)]
         self._pass(window.end)
         self._until(lambda: not any(load.outstanding for load in loads), "everything was answered")
@@ -315,8 +342,20 @@ class Simulation:
             for replica, machine in self.machines.items()
         ]
 
+    def _counted(self) -> dict[str, int]:
+        found: Counter[str] = Counter()
+        for machine in self.machines.values():
+            found.update(machine.coordinator.status().counters)
+        return dict(found)
+
     resources: list[Resources]
     """What each replica used in the measured part of the latest run."""
+
+    counters: dict[str, int]
+    """What the protocol counted in the measured part of the latest run, of all replicas together."""
+
+    led_by: list[str]
+    """Who led when that part began, and when it ended."""
 
     def digests(self) -> dict[int, tuple[int, str]]:
         """Where each replica of a total order stands, and the digest of its state, once everything has settled."""

@@ -66,6 +66,10 @@ class Target(ABC):
     def start(self, folder: Path) -> None:
         """Start everything with its data under ``folder``; returns when it serves. Raises `TargetError`."""
 
+    def place_leader(self) -> None:
+        """Let the leader stand in the region that the shape names, if it names one. Raises `TargetError`."""
+        return
+
     @abstractmethod
     def url(self, region: str) -> str:
         """How clients in ``region`` reach it."""
@@ -93,6 +97,14 @@ class Target(ABC):
     def used(self) -> list[Resources]:
         """What the replicas of a simulated target used in its latest run."""
         return []
+
+    def counted(self) -> dict[str, int]:
+        """What the protocol of a simulated target counted in its latest run."""
+        return {}
+
+    def led_by(self) -> tuple[str, str]:
+        """Who led a simulated target when the measured part of its latest run began, and when it ended."""
+        return "", ""
 
     def note(self) -> str:
         """What the manifest is to say of it; empty for nothing."""

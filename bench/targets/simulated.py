@@ -81,6 +81,24 @@ class SimulatedTarget(SynodTarget):
         except (SimulationLimit, RunawayWorld) as error:
             raise TargetError(str(error)) from None
 
+    def place_leader(self) -> None:
+        assert self._simulation is not None
+        if self.shape.leader and self.led:
+            try:
+                self._simulation.place_leader(self.shape.leader)
+            except (SimulationLimit, RunawayWorld) as error:
+                raise TargetError(str(error)) from None
+
+    def counted(self) -> dict[str, int]:
+        assert self._simulation is not None
+        return self._simulation.counters
+
+    def led_by(self) -> tuple[str, str]:
+        assert self._simulation is not None
+        if not self.led:
+            return "", ""
+        return self._simulation.led_by[0], self._simulation.led_by[-1]
+
     def note(self) -> str:
         costs = self.costs
         figures = ", ".join(

@@ -24,6 +24,9 @@ SETTLE_TIMEOUT_S: Final = 20.0
 
 POLL_S: Final = 0.1
 
+PLACE_TIMEOUT_S: Final = 30.0
+"""For leadership to be handed over to the region where it is wanted."""
+
 _WAYS: Final = frozenset({"read-index", "log", "lease", "quorum"})
 
 
@@ -46,6 +49,7 @@ class SynodTarget(Target):
         except ConfigurationError as error:
             raise TargetError(str(error)) from None
         self.ordered = self.spec.capabilities.total_order
+        self.led = self.spec.capabilities.routing == "leader"
         self.replicas = 1 if self.spec.name == "null" else shape.replicas
         self._sync_mode: str = shape.sync_mode
 
@@ -62,14 +66,14 @@ class SynodTarget(Target):
             batch_max=shape.batch_max,
             consistency=shape.consistency,
             topology=shape.topology,
+            leader=shape.leader if self.led else "",
             driver=shape.driver,
             version=__version__,
             node=shape.node,
         )
 
     def _label(self) -> str:
-        name = self.protocol.rpartition(":")[2].lower() if self.protocol.endswith(".py") else self.protocol
-        name = name.rpartition("/")[2]
+        name = _short_name(self.protocol)
         changed = [f"{field} {value}" for field, value in sorted(self.entry.cluster.items()) if field != "options"]
         changed += [f"{name} {value}" for name, value in sorted(self.entry.cluster.get("options", {}).items())]
         return ", ".join([name, *changed])
@@ -126,6 +130,28 @@ class SynodTarget(Target):
         except ClusterError as error:
             raise TargetError(str(error)) from None
 
+    def place_leader(self) -> None:
+        wanted = self.shape.leader
+        if not wanted or not self.led or self.cluster is None:
+            return
+        deadline = time.monotonic() + PLACE_TIMEOUT_S
+        places = {each.replica: each for each in self.cluster.layout.replicas}
+        said = "nobody leads"
+        while True:
+            leader = self.cluster.leader()
+            if leader is not None and places[leader].region == wanted:
+                return
+            if time.monotonic() > deadline:
+                raise TargetError(f"the leader could not be placed in {wanted} within {PLACE_TIMEOUT_S:g} s: {said}")
+            if leader is not None:
+                said = f"replica {leader} in {places[leader].region} leads"
+                successor = next(each.replica for each in places.values() if each.region == wanted)
+                try:
+                    admin.hand_over(places[leader].client, successor)
+                except admin.AdminError as error:
+                    said = f"{said}; {error}"
+            time.sleep(POLL_S)
+
     def url(self, region: str) -> str:
         assert self.cluster is not None
         replicas = sorted(self.cluster.layout.replicas, key=lambda each: each.region != region)
@@ -181,6 +207,16 @@ class SynodTarget(Target):
         if self.cluster is None:
             return {}
         return {f"replica {each.replica}": each.process for each in self.cluster.layout.replicas if each.process}
+
+
+def _short_name(protocol: str) -> str:
+    """Of a protocol from a file the name of that or of its package, with its own in there unless that is PROTOCOL."""
+    where, colon, attribute = protocol.rpartition(":")
+    if not colon or not where.endswith(".py"):
+        return protocol
+    path = Path(where)
+    name = path.resolve().parent.name if path.stem == "__init__" else path.stem
+    return name if attribute == "PROTOCOL" else f"{name}:{attribute}"
 
 
 def check_topology(shape: ClusterShape) -> None:

@@ -99,6 +99,19 @@ def test_a_run_ends_in_a_folder_with_figures_a_checked_history_and_nothing_else_
     assert not list(folder.path.glob(".data-*"))
 
 
+@pytest.mark.parametrize("protocol", ["multipaxos", "raft"])
+def test_the_leader_stands_in_the_region_that_was_asked_for(tmp_path, protocol):
+    done, folder = short(
+        tmp_path / "results",
+        *("--protocol", protocol, "--topology", "wan3", "--leader", "california", "--in-flight", "3", "--sample", "1"),
+    )
+    assert done.exit_code == 0, done.output
+    (run,) = folder.runs
+    assert run.deployment.leader == "california"
+    assert run.leader == "california", "replicas begin with that of Ohio as the likely leader"
+    assert run.verdict.answer == "ok"
+
+
 def test_a_cluster_that_does_not_come_up_is_a_result_with_its_last_words(tmp_path):
     (tmp_path / "unwilling.py").write_text(UNWILLING)
     done, folder = short(tmp_path / "results", "--protocol", f"{tmp_path}/unwilling.py:PROTOCOL")

@@ -5,7 +5,17 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.attribution import Reading, _machine, quantile, quorum_of, resources_between, split_stages, stages_between
+from bench.attribution import (
+    Reading,
+    _machine,
+    counters_between,
+    leader_of,
+    quantile,
+    quorum_of,
+    resources_between,
+    split_stages,
+    stages_between,
+)
 from bench.networks import compare
 from bench.results import Stage
 from deploy.topology import load_topology
@@ -70,6 +80,30 @@ def test_resources_are_what_has_been_added():
     found = resources_between(before, now)
     assert (found.name, found.role, found.cpu_user_s, found.memory_bytes) == ("replica 2", "leader", 2.0, 7)
     assert (found.network_sent_bytes, found.network_received_bytes) == (250, 0)
+
+
+def test_what_a_protocol_counted_is_told_from_the_gauges_that_begin_alike():
+    before = Reading(replica=1, values={"synod_protocol_fast": 5.0, "synod_protocol_queued": 9.0})
+    now = Reading(
+        replica=1,
+        values={
+            "synod_protocol_fast": 8.0,
+            "synod_protocol_slow": 2.0,
+            "synod_protocol_queued": 1.0,
+            "synod_protocol_in_flight": 3.0,
+            "synod_turns": 70.0,
+        },
+    )
+    assert counters_between(before, now) == {"fast": 3, "slow": 2}
+
+
+def test_a_leader_is_named_by_its_region_and_only_if_nobody_else_says_that_it_leads():
+    follower = Reading(replica=1, region="ohio")
+    one, other = Reading(replica=2, region="virginia", leads=True), Reading(replica=3, leads=True)
+    assert leader_of([follower, one]) == "virginia"
+    assert leader_of([follower, other]) == "replica 3"
+    assert leader_of([one, other]) == ""
+    assert leader_of([follower]) == ""
 
 
 def test_a_quantile_lies_within_its_bucket():

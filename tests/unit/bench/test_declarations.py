@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from bench.planning import plan_suite
-from bench.suite import SuiteError, available_suites, load_suite, parse_suite
+from bench.planning import expected_s, plan_suite
+from bench.suite import SECONDS_MIN, SuiteError, available_suites, load_suite, parse_suite, scaled
+from bench.targets.synod import SynodTarget
 from bench.workload import WorkloadError, available_workloads, load_workload, parse_workload
+from replica.consensus.registry import available
 
 
 @pytest.mark.parametrize(
@@ -70,6 +72,9 @@ def suite(*experiments: dict[str, Any], targets: tuple[dict[str, Any], ...] = ({
         ({"cluster": {"replicas": 3, "topology": "wan5"}}, r"cluster\.replicas: 3 replicas cannot stand in the 5"),
         ({"cluster": {"topology": "moon"}}, r"cluster\.topology: there is no 'moon'"),
         ({"cluster": {"batch_max": 0}}, r"cluster\.batch_max: 0"),
+        ({"cluster": {"leader": "ohio"}}, r"cluster\.leader: 'ohio' is a region, which needs a topology"),
+        ({"cluster": {"leader": "mars", "topology": "wan3"}}, r"cluster\.leader: wan3 has no region 'mars'"),
+        ({"faults": [{"kind": "kill", "replica": 1, "at_s": 6.25}]}, r"faults\.at_s: 6\.25 s is when the run is over"),
         ({"history": {"fraction": 2.0}}, r"history\.fraction: 2\.0"),
         ({"sweep": {"axis": "load.in_flght", "values": [1]}}, "in_flght"),
         ({"sweep": {"axis": "moon", "values": [1]}}, r"sweep\.axis: 'moon'"),
@@ -118,6 +123,44 @@ def test_targets_take_turns_and_begin_in_turn():
         (1, 2, "fpaxos"),
         (1, 2, "multipaxos"),
     ]
+
+
+def test_targets_may_be_run_one_after_the_other_each_at_all_of_its_points():
+    experiment = {"name": "one", "sweep": {"axis": "load.in_flight", "values": [1, 2]}}
+    table = suite(experiment, targets=({"protocol": "multipaxos"}, {"protocol": "fpaxos"})) | {"turns": "targets"}
+    plans = plan_suite(parse_suite(table)).plans
+    order = [(plan.label, plan.point.value) for plan in plans if plan.repetition == 0]
+    assert order == [("multipaxos", 1), ("multipaxos", 2), ("fpaxos", 1), ("fpaxos", 2)]
+    assert plans[4].label == "fpaxos", "the next repetition begins with the other one"
+    interleaved = plan_suite(parse_suite(table | {"turns": "points"})).plans
+    assert expected_s(plans) < expected_s(interleaved), "fewer deployments are started"
+
+
+def test_the_quick_suite_has_every_protocol_that_comes_with_the_project():
+    assert {entry.protocol for entry in load_suite("quick").targets} == set(available())
+
+
+def test_a_scaled_experiment_is_shorter_in_all_of_its_times_and_the_same_otherwise():
+    (experiment, *_) = load_suite("availability").experiments
+    short = scaled(experiment, 0.1)
+    assert short.load.seconds == pytest.approx(1.6)
+    assert short.load.warm_up_s == pytest.approx(0.1)
+    (fault,) = short.faults
+    assert (fault["at_s"], fault["for_s"], fault["kind"]) == (pytest.approx(0.5), pytest.approx(0.6), "kill")
+    assert short.load.in_flight == experiment.load.in_flight
+    assert scaled(experiment, 1e-6).load.seconds == SECONDS_MIN
+
+
+def test_where_the_leader_stands_is_part_of_what_is_deployed_where_one_leads():
+    table = suite(
+        {"name": "one", "cluster": {"topology": "wan3", "leader": "virginia"}},
+        targets=({"protocol": "multipaxos"}, {"protocol": "epaxos"}),
+    )
+    wanted = {
+        plan.label: SynodTarget(plan.entry, plan.shape).describe().leader
+        for plan in plan_suite(parse_suite(table)).plans
+    }
+    assert wanted == {"multipaxos": "virginia", "epaxos": ""}
 
 
 def test_all_targets_are_asked_the_same_and_repetitions_something_else():

@@ -57,6 +57,10 @@ def test_generators_add_up_by_region():
     assert summary.operations == 2
     assert summary.throughput == 1.0
     assert series.regions == {"va": [0, 0, 1, 0], "oh": [0, 0, 1, 0]}
+    assert series.region_mean_ms["va"] == [None, None, pytest.approx(1.0, rel=0.01), None]
+    assert series.mean_ms("oh", 0.0, 4.0) == pytest.approx(3.0, rel=0.01)
+    assert series.mean_ms("oh", 0.0, 2.0) is None
+    assert series.mean_ms("nowhere", 0.0, 4.0) is None
     assert [(each.region, each.kind, each.origin) for each in latencies] == [
         ("oh", "read", "sent"),
         ("va", "read", "sent"),

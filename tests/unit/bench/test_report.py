@@ -14,10 +14,11 @@ from bench.report import Prediction, experiments_of, plots, print_tables, write_
 from bench.report.cli import compare as compare_command
 from bench.report.cli import report as report_command
 from bench.report.compare import Side, compare, incomparable, unpaired_ratio
+from bench.report.settling import settlements
 from bench.report.style import Palette, rendered
 from bench.report.why import explain
 from bench.report.words import interval, verdict_text
-from bench.results import Estimate, Resources, RunVerdict, read_folder
+from bench.results import Estimate, Resources, RunResult, RunVerdict, Series, read_folder
 from tests.unit.bench.folders import (
     availability,
     changed,
@@ -225,6 +226,110 @@ def test_a_folder_with_everything_and_a_part_of_it_have_a_page(tmp_path, partial
     assert ("This is a partial result" in text) == partial
     assert ("runs/broken.json cannot be read" in text) == partial
     assert "abd cannot do transactions" in text
+
+
+def moving(label: str, protocol: str, seconds: float = 60.0) -> RunResult:
+    """A minute in which the clients in Ohio see less and less, and those in Japan do not."""
+    steps = int(seconds)
+    means: dict[str, list[float | None]] = {
+        "ohio": [50.0 - 45.0 * min(1.0, step / 30) for step in range(steps)],
+        "japan": [220.0] * steps,
+    }
+    return run_result(
+        "moving", label, regions={"ohio": 20.0, "japan": 220.0}, measured_s=(0.0, seconds),
+        series=Series(
+            window_s=1.0, completed=[20] * steps, regions={name: [10] * steps for name in means}, region_mean_ms=means
+        ),
+        deployment={"protocol": protocol, "replicas": 5, "topology": "wan5"},
+    )  # fmt: skip
+
+
+def test_the_first_and_the_last_seconds_of_a_long_run_stand_beside_the_local_quorum(tmp_path):
+    [view] = views_of(tmp_path, [moving("wpaxos", "wpaxos"), moving("multipaxos", "multipaxos")])
+    ours, others = (settlements(point) for point in view.points)
+    assert [row.region for row in ours] == ["ohio", "japan"]
+    assert [row.first.mean for row in ours] == pytest.approx([43.25, 220.0])
+    assert [row.last.mean for row in ours] == pytest.approx([5.0, 220.0])
+    assert [row.local_ms for row in ours] == [pytest.approx(0.11 + 10.5), pytest.approx(0.10 + 111.7)]
+    assert [row.said for row in ours] == ["at the local quorum, within 2 ms", "no"]
+    assert [row.said for row in others] == ["at most half", "–"]
+    page = write_report(read_folder(tmp_path)).read_text()
+    assert "at the local quorum, within 2 ms" in page
+    assert (tmp_path / "plots" / "moving-regions-over-time.png").exists()
+    out = io.StringIO()
+    print_tables(read_folder(tmp_path), Console(file=out, width=140))
+    assert re.search(r"wpaxos +│ ohio +│ +43\.[23] │ +5 │ +10\.6 │ at the local quorum", out.getvalue())
+
+
+def test_the_ends_of_a_short_run_are_not_compared(tmp_path):
+    [view] = views_of(tmp_path, [moving("wpaxos", "wpaxos", 20.0)])
+    assert settlements(view.points[0]) == []
+
+
+def test_the_share_of_slow_paths_stands_in_the_table_and_has_a_plot(tmp_path):
+    runs = [
+        run_result("conflict", label, percent, axis="workload.conflict.percent",
+                   counters={"fast": 300 - 2 * percent, "slow": percent} if label == "epaxos" else {"slow": 9})
+        for label in ("epaxos", "multipaxos")
+        for percent in (0, 100)
+    ]  # fmt: skip
+    runs[-1].counters = {}
+    runs[-2].counters = {}
+    [view] = views_of(tmp_path, runs)
+    assert [point.slow_paths.mean if point.slow_paths else None for point in view.points] == [0.0, 0.5, None, None]
+    out = io.StringIO()
+    print_tables(read_folder(tmp_path), Console(file=out, width=140))
+    assert re.search(r"100 │ epaxos .* 50% │ ✓", out.getvalue())
+    assert "slow paths" in write_report(read_folder(tmp_path)).read_text()
+    assert (tmp_path / "plots" / "conflict-slow-paths.png").exists()
+
+
+def test_along_an_axis_of_numbers_each_region_has_a_panel_with_its_prediction(tmp_path):
+    runs = [
+        run_result("conflict", "epaxos", percent, axis="workload.conflict.percent",
+                   regions={"ohio": 10.0 + percent / 10, "japan": 100.0})
+        for percent in (0, 50, 100)
+    ]  # fmt: skip
+    [view] = views_of(tmp_path, runs)
+    view.predictions = [
+        Prediction(experiment="conflict", label="epaxos", region="ohio", x=(0.0, 50.0, 100.0), y=(10.0, 15.0, 20.0))
+    ]
+    made = plots.regions_along(view, Palette(["epaxos"]))
+    panels = {axes.get_title(loc="left"): axes for axes in made.axes}
+    assert set(panels) == {"ohio", "japan"}
+    dashed = {name: [each for each in axes.lines if each.get_linestyle() == "--"] for name, axes in panels.items()}
+    assert [list(each.get_ydata()) for each in dashed["ohio"]] == [[10.0, 15.0, 20.0]]
+    assert not dashed["japan"]
+
+
+def test_a_leader_that_was_not_where_it_was_to_be_is_to_be_known(tmp_path):
+    where: dict[str, Any] = {"deployment": {"topology": "wan3", "leader": "ohio"}}
+    runs = [
+        run_result("wan", "raft", 1, leader="ohio", leader_at_end="ohio", **where),
+        run_result("wan", "raft", 2, leader="ohio", leader_at_end="virginia", **where),
+    ]
+    [view] = views_of(tmp_path, runs)
+    assert [point.flags() for point in view.points] == [[], ["leader not where it was to be"]]
+
+
+def test_what_is_close_to_the_one_that_decides_alone_is_marked_and_keeps_its_ratio(tmp_path):
+    runs = pair()
+    for run in runs:
+        run.null = 1.4 * run.summary.throughput if run.deployment.label == "b" else 10 * run.summary.throughput
+    [view] = views_of(tmp_path, runs)
+    one, other = view.at("a", 64), view.at("b", 64)
+    assert one is not None
+    assert other is not None
+    assert one.flags() == []
+    assert other.flags() == ["harness-limited (null)"]
+    assert view.ratio_to_baseline(other) is not None
+
+
+def test_the_suite_says_what_others_are_held_against(tmp_path):
+    folder = read_folder(folder_of(tmp_path, pair()))
+    assert experiments_of(folder)[0].baseline == "a"
+    folder.manifest.suite = {"baseline": "b"}
+    assert experiments_of(folder)[0].baseline == "b"
 
 
 # ---------------------------------------------------------------------------------------------------------- terminal

@@ -14,6 +14,7 @@ from bench.results import (
     PlannedRun,
     ResultsError,
     RunResult,
+    Series,
     estimate,
     merged_latencies,
     percentile_ms,
@@ -84,6 +85,18 @@ def test_histograms_of_regions_and_kinds_add_up_without_loss():
     assert merged_latencies(run, kind="write").get_total_count() == 700
     expected = sorted(values)[499] / 1e3
     assert percentile_ms(whole, 50) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_mean_over_time_counts_every_operation_and_whole_windows_alone():
+    series = Series(
+        window_s=1.0,
+        completed=[3, 1, 8, 0],
+        regions={"ohio": [3, 1, 8, 0]},
+        region_mean_ms={"ohio": [10.0, 30.0, 100.0, None]},
+    )
+    assert series.mean_ms("ohio", 0.0, 2.0) == pytest.approx(15.0)
+    assert series.mean_ms("ohio", 0.5, 2.9) == pytest.approx(30.0)
+    assert series.mean_ms("ohio", 3.0, 4.0) is None
 
 
 def test_an_open_loop_is_measured_from_its_intended_starts_where_they_are_known():

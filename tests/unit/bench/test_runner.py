@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from bench import results
 from bench.conclusion import conclusion
 from bench.planning import plan_suite
-from bench.results import Deployment, Failure, Folder, Manifest, Point, RunResult, RunVerdict, Summary
+from bench.results import Deployment, Failure, Folder, Manifest, Point, RunResult, RunVerdict, Summary, write_run
 from bench.runner import Settings, _Bench
 from bench.suite import parse_suite
 
@@ -65,6 +67,31 @@ def test_a_search_for_saturation_ends_where_the_latency_passes_its_bound(tmp_pat
     assert not bench._saturated
     bench._note_step(a_run(200, 51.0))
     assert bench._saturated
+
+
+def test_a_result_is_held_against_the_one_that_decides_alone_at_the_same_point_of_a_closed_loop(tmp_path):
+    bench = a_bench(tmp_path, {})
+
+    def stored(name: str, protocol: str, throughput: float, **fields: Any) -> None:
+        deployment = Deployment(target=fields.pop("target", "synod"), label=name, protocol=protocol)
+        load = {"loop": fields.pop("loop", "closed"), "in_flight": 1}
+        run = a_run(throughput, load=load)
+        write_run(tmp_path, msgspec.structs.replace(run, id=name, deployment=deployment, **fields))
+
+    stored("alone", "null", 300.0)
+    stored("alone-again", "null", 500.0)
+    stored("near", "raft", 300.0)
+    stored("far", "epaxos", 100.0)
+    stored("elsewhere", "raft", 300.0, point=Point(axis="load.in_flight", value=2))
+    stored("simulated", "raft", 300.0, target="simulated")
+    stored("open", "raft", 300.0, loop="open")
+    results.write_manifest(tmp_path, bench._manifest)
+    bench._hold_against_null()
+    found = {run.id: run for run in results.read_folder(tmp_path).runs}
+    assert {name: run.null for name, run in found.items() if run.null} == {"near": 400.0, "far": 400.0}
+    assert found["near"].near_null
+    assert not found["far"].near_null
+    assert [(each.responder, each.throughput) for each in bench._manifest.ceilings] == [("null", 400.0)]
 
 
 def concluded(*runs: RunResult) -> tuple[str, bool]:
