@@ -65,8 +65,11 @@ def incomparable(one: RunResult, other: RunResult) -> list[str]:
         ("consistency", "reads"),
         ("replicas", "replicas"),
         ("topology", "network"),
+        ("leader", "the leader's region"),
     ):
         mine, theirs = getattr(here, name), getattr(there, name)
+        if name == "leader" and not (mine and theirs):
+            continue  # one of them has no single leader, or leaves it where it is
         if mine != theirs:
             found.append(f"{text}: {mine or 'none'} against {theirs or 'none'}")
     if here.simulated != there.simulated:

@@ -221,6 +221,7 @@ def test_a_folder_without_any_run_has_a_page_that_says_so(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.timeout(600)  # thirty plots
 def test_a_folder_with_everything_and_a_part_of_it_have_a_page(tmp_path, partial):
     text = write_report(read_folder(everything(tmp_path, partial=partial))).read_text(encoding="utf-8")
     assert ("This is a partial result" in text) == partial
@@ -386,6 +387,13 @@ def test_what_promises_something_else_is_not_compared(tmp_path, fields, named):
     [found] = compare(*sides(tmp_path, first, [changed(run, **fields) for run in first]))
     assert any(named in difference for difference in found.differences)
     assert found.throughput is None
+
+
+@pytest.mark.parametrize(("one", "other", "named"), [("ohio", "japan", True), ("ohio", "", False), ("", "", False)])
+def test_leaders_in_different_regions_are_not_compared_but_with_what_has_none(one, other, named):
+    run = run_result("load", "a")
+    differences = incomparable(changed(run, leader=one), changed(run, leader=other))
+    assert differences == (["the leader's region: ohio against japan"] if named else [])
 
 
 def test_what_was_asked_otherwise_or_could_not_be_done_is_not_compared():
