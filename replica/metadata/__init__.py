@@ -76,6 +76,7 @@ from replica.metadata.errors import (
     WrongState,
     WrongValue,
 )
+from replica.metadata.loading import Load
 from replica.metadata.model import (
     Artifact,
     Asset,
@@ -94,7 +95,7 @@ from replica.metadata.model import (
 from replica.metadata.queries import Changes
 from replica.metadata.runs import Output, Run
 from replica.metadata.store import AsyncMetadata
-from replica.metadata.sync import Metadata, SyncChanges, SyncRun
+from replica.metadata.sync import Metadata, SyncChanges, SyncLoad, SyncRun
 
 __all__ = [
     # the store
@@ -120,6 +121,8 @@ __all__ = [
     "Run",
     "SyncRun",
     "Output",
+    "Load",
+    "SyncLoad",
     # errors
     "MetadataError",
     "InvalidValue",

@@ -354,7 +354,7 @@ class Assets(Objects):
         await self._create(unit, of, made)
         unit.put(self.keys.draft(asset.id, made.id))
         for part in parts:
-            await self._expect_kind(unit, part, "artifact")
+            await self._expect_kind(part, "artifact")
             await self._link(unit, "dependency", part, made.id)
         return made
 

@@ -36,6 +36,7 @@ from replica.metadata.errors import (
 )
 from replica.metadata.keys import LAYOUT, Keys, type_number
 from replica.metadata.model import (
+    KINDS,
     OBJECT_BYTES_MAX,
     SERIAL_BITS,
     AnyObject,
@@ -292,8 +293,24 @@ class Core:
 
     async def type_at(self, revision: int, name: str, kind: Kind | None = None) -> TypeDef:
         """A type by its name. Raises `UnknownType`, and `InvalidValue` when several kinds have one of that name."""
-        kinds: tuple[Kind, ...] = (kind,) if kind is not None else ("artifact", "execution", "context")
+        kinds: tuple[Kind, ...] = (kind,) if kind is not None else KINDS
         items = await self.fetch_all([self.keys.type(each, name) for each in kinds], revision)
+        return await self._only_type(items, revision, name, kind)
+
+    async def type_now(self, name: str, kind: Kind | None = None) -> tuple[TypeDef, int]:
+        """A type by its name and a revision as new as this call, in one round trip. Raises as `type_at`."""
+        await self.open()
+        kinds: tuple[Kind, ...] = (kind,) if kind is not None else KINDS
+        found = await asyncio.gather(*(self.fetch(Get(self.keys.type(each, name))) for each in kinds))
+        revision = min(each.revision for each in found)
+        items = [each.item for each in found]
+        if any(item is not None and item.mod_revision > revision for item in items):
+            return await self.type_at(revision, name, kind), revision
+        return await self._only_type(items, revision, name, kind), revision
+
+    async def _only_type(
+        self, items: Sequence[KeyValue | None], revision: int, name: str, kind: Kind | None
+    ) -> TypeDef:
         found = [type_of(item) for item in items if item is not None]
         if not found:
             names = ", ".join(sorted(each.name for each in await self.types_at(revision, kind)))

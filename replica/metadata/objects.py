@@ -49,6 +49,17 @@ ANCESTORS_MAX: Final = 200
 """Contexts above one context: the check for cycles reads them all in one transaction."""
 
 
+ENDED: Final = frozenset({COMPLETE, FAILED, CANCELED})
+"""States that an execution which took place elsewhere may have."""
+
+LINEAGE: Final[Mapping[EdgeKind, tuple[bool, bool]]] = {
+    "input": (True, False),
+    "output": (False, True),
+    "dependency": (True, True),
+}
+"""Edges of lineage, and which of their ends are artifacts: those alone are ever purged."""
+
+
 class _Unset:
     """Leave it as it is."""
 
@@ -219,8 +230,8 @@ class Objects(Core):
         contexts: Iterable[Ref] = (),
     ) -> Execution:
         """Record an execution that took place elsewhere, in its final state. For one that runs now see `execution`."""
-        if state not in {COMPLETE, FAILED, CANCELED}:
-            raise InvalidValue(f"an execution that has ended is {COMPLETE}, {FAILED} or {CANCELED}, not {state!r}")
+        if state not in ENDED:
+            raise InvalidValue(f"an execution that has ended is one of {', '.join(sorted(ENDED))}, not {state!r}")
         places = [id_of(each) for each in contexts]
         serial = await self.serial()
 
@@ -270,7 +281,7 @@ class Objects(Core):
             )
             await self._create(unit, of, made)
             for parent in above:
-                await self._expect_kind(unit, parent, "context")
+                await self._expect_kind(parent, "context")
                 await self._link(unit, "parent", made.id, parent)
             return made
 
@@ -344,8 +355,8 @@ class Objects(Core):
         _text("a role", role)
 
         async def build(unit: Unit) -> None:
-            await self._expect_kind(unit, source, kinds[0])
-            await self._expect_kind(unit, target, kinds[1])
+            await self._expect_kind(source, kinds[0])
+            await self._expect_kind(target, kinds[1])
             await self._link(unit, kind, source, target, role)
             unit.touched |= {source: None, target: None}
 
@@ -360,8 +371,8 @@ class Objects(Core):
         child, above = id_of(context), id_of(parent)
 
         async def build(unit: Unit) -> None:
-            await self._expect_kind(unit, child, "context")
-            await self._expect_kind(unit, above, "context")
+            await self._expect_kind(child, "context")
+            await self._expect_kind(above, "context")
             # Everything above the parent is read, and none of it may change before this takes effect.
             front, seen = [above], {above}
             while front:
@@ -431,6 +442,7 @@ class Objects(Core):
             await unit.absent(external, _taken(f"the external id {made.external_id!r} is taken"))
             unit.put(external, b"%d" % made.id)
         self._write(unit, of, None, made)
+        unit.created.add(made.id)
 
     async def _claim_name(self, unit: Unit, of: TypeDef, name: str, identity: int) -> None:
         key = self.keys.name(of.number, name)
@@ -470,9 +482,8 @@ class Objects(Core):
             raise NotFound(f"there is no object {identity}")
         return object_of(item)
 
-    async def _expect_kind(self, unit: Unit, identity: int, kind: Kind) -> None:
+    async def _expect_kind(self, identity: int, kind: Kind) -> None:
         """Raises `NotFound` or `InvalidValue` unless the id is of an object of that kind."""
-        del unit
         number = type_number(identity)
         for attempt in range(2):
             for found in self._types.values():
@@ -487,9 +498,11 @@ class Objects(Core):
 
     async def _link(self, unit: Unit, kind: EdgeKind, source: int, target: int, role: str = "") -> None:
         """Write both ends of an edge, on condition that both nodes are there, and not purged."""
-        for identity in (source, target):
+        for identity, purgeable in zip((source, target), LINEAGE.get(kind, (False, False)), strict=True):
+            if identity in unit.created:
+                continue
             await unit.present(self.keys.object(identity), missing_object(identity))
-            if kind in {"input", "output", "dependency"}:
+            if purgeable:
                 await unit.absent(self.keys.tomb(identity), _purged(identity))
         there, back = self.keys.edge(kind, source, target)
         content = role.encode()

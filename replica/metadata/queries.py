@@ -2,16 +2,18 @@
 
 Every answer shows one revision. A find narrows the search by what the filter demands at its top level (a name, a
 context, an indexed field), reads the objects that are left page by page, and judges each of them by the whole filter;
-so an index makes it quicker and never changes what is found. What a client holds is a page of answers and a page of
-candidates, however many objects there are.
+so an index makes it quicker and never changes what is found. A page in the order of ids, or of an indexed field, is
+read from its beginning and no further than it goes. What a client holds is a page of answers and a page of candidates,
+however many objects there are.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import heapq
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
@@ -23,6 +25,7 @@ from replica.metadata.core import Core, Ref, id_of, object_of
 from replica.metadata.errors import FilterError, InvalidValue, NotFound, StaleRevision, UnknownProperty
 from replica.metadata.filters import (
     ATTRIBUTES,
+    And,
     Comparison,
     Field,
     Node,
@@ -33,8 +36,9 @@ from replica.metadata.filters import (
     parse,
     predicates,
 )
-from replica.metadata.keys import ALIAS, KIND_AT_SOURCE, KIND_AT_TARGET, tail_id, type_number, value_part
+from replica.metadata.keys import ALIAS, KIND_AT_SOURCE, KIND_AT_TARGET, hexadecimal, tail_id, type_number, value_part
 from replica.metadata.model import (
+    SERIAL_BITS,
     AnyObject,
     Change,
     Context,
@@ -46,7 +50,7 @@ from replica.metadata.model import (
     Page,
     TypeDef,
 )
-from replica.metadata.values import is_nan
+from replica.metadata.values import INDEXABLE_ATTRIBUTES, is_nan
 
 LIMIT: Final = 100
 """Objects on a page, unless a find says otherwise."""
@@ -56,11 +60,21 @@ LIMIT_MAX: Final = 10_000
 CANDIDATES: Final = 512
 """Candidates that are read and judged at once."""
 
+WALKED_MAX: Final = 4 * CANDIDATES
+"""Candidates that are taken from an index for its order alone; if they are not enough, everything is read in a scan,
+which is several times quicker an object."""
+
+FRONT: Final = 64
+"""Nodes of a lineage whose edges are read at once."""
+
 NODES_MAX: Final = 100_000
 """Nodes in one lineage; what lies beyond is cut, and said to be."""
 
 HISTORY_MAX: Final = 1000
 """States in one history, unless it is told otherwise."""
+
+NOWHERE: Final = 2
+"""The place in an order of what has no value."""
 
 Direction: TypeAlias = Literal["up", "down", "both"]
 _LETTERS: Final[Mapping[str, tuple[bytes, ...]]] = {"up": (b"u",), "down": (b"d",), "both": (b"d", b"u")}
@@ -107,8 +121,8 @@ class Queries(Core):
             raise InvalidValue(f"a page has 1 to {LIMIT_MAX} objects, not {limit!r}")
         question = repr((type, filter, kind, order_by))
         token = _read_token(page, question, at)
-        revision = token.revision if token is not None else await self.at(at)
-        search = await self._search(type, kind, filter, order_by, revision)
+        search = await self._search(type, kind, filter, order_by, token.revision if token is not None else at)
+        revision = search.revision
         after = tuple(token.place) if token is not None else None
         found = await self._best(search, limit, after)
         more = None
@@ -126,19 +140,25 @@ class Queries(Core):
         at: int | None = None,
     ) -> AsyncIterator[AnyObject]:
         """All objects of which a filter holds, one by one in the order of ids, all at one revision."""
-        search = await self._search(type, kind, filter, "id", await self.at(at))
-        async for some in self._matches(search, None):
+        search = await self._search(type, kind, filter, "id", at)
+        async for some in self._matches(search, None, CANDIDATES):
             for each in some:
                 yield each
 
     async def _search(
-        self, type_name: str | None, kind: Kind | None, source: str, order_by: str, revision: int
+        self, type_name: str | None, kind: Kind | None, source: str, order_by: str, at: int | None
     ) -> _Search:
-        types = (
-            [await self.type_at(revision, type_name, kind)]
-            if type_name is not None
-            else await self.types_at(revision, kind)
-        )
+        """A question understood, at a revision or (None) at the newest."""
+        if type_name is not None and at is None:
+            of, revision = await self.type_now(type_name, kind)
+            types = [of]
+        else:
+            revision = await self.at(at)
+            types = (
+                [await self.type_at(revision, type_name, kind)]
+                if type_name is not None
+                else await self.types_at(revision, kind)
+            )
         node = parse(source)
 
         def type_of_field(field: Field) -> str | None:
@@ -156,86 +176,164 @@ class Queries(Core):
         check(node, source, type_of_field)
         order, descending = _order(order_by)
         type_of_field(order)
-        return _Search(sorted(types, key=lambda each: each.number), node, revision, order, descending)
+        narrow = next((each for each in conjuncts(node) if _names(each)), None)
+        # Members of a context are listed at it: nothing is left to ask of them.
+        rest = _without(node, narrow) if narrow is not None and narrow.field.multiple else node
+        return _Search(sorted(types, key=lambda each: each.number), node, revision, order, descending, narrow, rest)
 
     async def _best(self, search: _Search, limit: int, after: tuple[Any, ...] | None) -> list[AnyObject]:
         """The first ``limit + 1`` objects behind a place."""
-        by_id = search.order == Field("", "id") and not search.descending
-        begin = after[-1] + 1 if after is not None and by_id else None
+        if (walked := await self._walk(search, limit, after)) is not None:
+            return walked
+        by_id = search.order == Field("", "id", search.order.position)
         kept: list[AnyObject] = []
-        async for some in self._matches(search, begin):
+        page = min(limit + 1, CANDIDATES) if by_id and search.rest is None else CANDIDATES
+        async for some in self._matches(search, after[-1] if by_id and after is not None else None, page):
             new = [each for each in some if after is None or search.place(each) > after]
             kept = heapq.nsmallest(limit + 1, kept + new, key=search.place)
             if by_id and len(kept) > limit:
                 break
         return kept
 
-    async def _matches(self, search: _Search, begin: int | None) -> AsyncIterator[list[AnyObject]]:
-        """Objects of which the filter holds, some at a time, by id unless an index gives another order."""
-        async for some in self._candidates(search, begin):
+    async def _walk(self, search: _Search, limit: int, after: tuple[Any, ...] | None) -> list[AnyObject] | None:
+        """The first ``limit + 1`` objects behind a place, from an index that has their order; None where none has.
+
+        Values of one place in the index (long text, large integers) have any order there, so what is found ends only
+        where the index has gone beyond the place of the last.
+        """
+        of, field = search.types[0] if len(search.types) == 1 else None, search.order
+        if of is None or field.name not in of.index or not _indexed(of, field) or search.narrow is not None:
+            return None
+        begin = self.keys.index(of.number, field.name)
+        chosen = self._index_interval(of, search.node)
+        if chosen is not None and chosen[0] != field.name:
+            return None
+        # A comparison of the field itself holds of nothing that has no value, nothing that is not in the index.
+        demanded = chosen is not None
+        first, last = chosen[1:] if chosen is not None else (begin, prefix_end(begin))
+        if after is not None:
+            if after[0] == NOWHERE:
+                return None
+            here = begin + value_part(search.value_at(after, of.properties.get(field.name) == "bool"))
+            if _ambiguous(here):
+                return None
+            first, last = (first, min(last, prefix_end(here))) if search.descending else (max(first, here), last)
+        kept: list[AnyObject] = []
+        walked = 0
+        if first >= last:
+            return kept if demanded else None
+        page_keys = max(FRONT, min(CANDIDATES, limit + 1))
+        async for page in self.scan(
+            first, last, search.revision, keys_only=True, reverse=search.descending, page=page_keys
+        ):
+            parts = [item.key[:-16] for item in page]
+            if any(_ambiguous(part) for part in parts):
+                return None
+            found = await self.objects_at([tail_id(item.key) for item in page], search.revision)
+            for each in await self._judge(search, [each for each in found if each is not None]):
+                place = search.place(each)
+                if place[0] != NOWHERE and (after is None or place > after):
+                    kept.append(each)
+            kept = heapq.nsmallest(limit + 1, kept, key=search.place)
+            if len(kept) > limit:
+                bound = begin + value_part(_values(kept[-1], [])(field))
+                if parts[-1] < bound if search.descending else parts[-1] > bound:
+                    return kept
+            walked += len(page)
+            if not demanded and walked >= max(WALKED_MAX, 2 * limit):
+                return None
+        return kept if demanded or len(kept) > limit else None
+
+    async def _matches(self, search: _Search, begin: int | None, page: int) -> AsyncIterator[list[AnyObject]]:
+        """Objects of which the filter holds, some at a time, in the order of ids if that is the search's."""
+        async for some in self._candidates(search, begin, page):
             objects = [each for each in await self.revived(some, search.revision) if each is not None]
             yield await self._judge(search, objects)
 
-    async def _candidates(self, search: _Search, begin: int | None) -> AsyncIterator[list[AnyObject | None]]:
+    async def _candidates(
+        self, search: _Search, begin: int | None, page_keys: int
+    ) -> AsyncIterator[list[AnyObject | None]]:
+        """All objects that can be meant; those from the id ``begin`` on, in the direction of the search, suffice."""
         revision = search.revision
-        numbers = {each.number for each in search.types}
-        ids = await self._narrowed(search)
-        if ids is not None:
-            chosen = sorted(each for each in ids if type_number(each) in numbers and (begin is None or each >= begin))
-            for start in range(0, len(chosen), CANDIDATES):
-                items = await self.fetch_all(
-                    [self.keys.object(each) for each in chosen[start : start + CANDIDATES]], revision
-                )
-                yield [None if item is None else object_of(item) for item in items]
-            return
-        for of in search.types:
-            ends = self._index_interval(of, search.node)
-            if ends is not None and begin is None and search.order != Field("", "id"):
-                async for page in self.scan(*ends, revision, keys_only=True, page=CANDIDATES):
-                    items = await self.fetch_all([self.keys.object(tail_id(item.key)) for item in page], revision)
-                    yield [None if item is None else object_of(item) for item in items]
-                continue
-            if ends is not None:
-                # The order of ids is wanted, and the index has another: its ids are sorted here.
-                found = [
-                    tail_id(item.key) async for page in self.scan(*ends, revision, keys_only=True) for item in page
-                ]
-                chosen = sorted(each for each in found if begin is None or each >= begin)
-                for start in range(0, len(chosen), CANDIDATES):
-                    items = await self.fetch_all(
-                        [self.keys.object(each) for each in chosen[start : start + CANDIDATES]], revision
-                    )
-                    yield [None if item is None else object_of(item) for item in items]
-                continue
-            first, last = self.keys.objects_of(of.number)
-            if begin is not None:
-                first = max(first, self.keys.object(begin))
-            if first < last:
-                async for page in self.scan(first, last, revision, page=CANDIDATES):
-                    yield [object_of(item) for item in page]
+        by_id = search.order.name == "id" and not search.order.of
+        backwards = by_id and search.descending
 
-    async def _narrowed(self, search: _Search) -> set[int] | None:
-        """The only objects that can be meant, where the filter demands an id, a name or a context."""
-        for each in conjuncts(search.node):
-            if each.field.of or each.relation not in {"=", "IN"}:
-                continue
-            values = each.value if each.relation == "IN" else (each.value,)
-            match each.field.name:
-                case "id":
-                    return {value for value in values if isinstance(value, int) and 0 < value < 1 << 63}
-                case "name":
-                    keys = [self.keys.name(of.number, str(value)) for of in search.types for value in values]
-                    return await self._named(keys, search.revision)
-                case "external_id":
-                    return await self._named([self.keys.external(str(value)) for value in values], search.revision)
-                case "context":
-                    kinds = await self.types_at(search.revision, "context")
-                    keys = [self.keys.name(of.number, str(value)) for of in kinds for value in values]
-                    return await self._members(await self._named(keys, search.revision), search.revision)
-                case "context_id":
-                    whole = {value for value in values if isinstance(value, int) and 0 < value < 1 << 63}
-                    return await self._members(whole, search.revision)
-        return None
+        def within(prefix: bytes, lowest: int, highest: int) -> tuple[bytes, bytes]:
+            """The interval of ids of types from one number to another behind a prefix, from ``begin`` on."""
+            low, high = lowest << SERIAL_BITS, (highest + 1) << SERIAL_BITS
+            if begin is not None:
+                low, high = (low, min(high, begin + 1)) if backwards else (max(low, begin), high)
+            return prefix + hexadecimal(low), prefix + hexadecimal(max(low, high))
+
+        async def listed(first: bytes, last: bytes) -> AsyncIterator[list[AnyObject | None]]:
+            """The objects whose ids the keys of an interval end in."""
+            if first < last:
+                pages = self.scan(first, last, revision, keys_only=True, reverse=backwards, page=page_keys)
+                async for page in pages:
+                    ids = (tail_id(item.key) for item in page)
+                    yield await self._read([each for each in ids if type_number(each) in numbers], revision)
+
+        async def chosen(ids: Iterable[int]) -> AsyncIterator[list[AnyObject | None]]:
+            meant = (each for each in ids if type_number(each) in numbers)
+            behind = [each for each in meant if begin is None or (each <= begin if backwards else each >= begin)]
+            behind.sort(reverse=backwards)
+            for start in range(0, len(behind), page_keys):
+                yield await self._read(behind[start : start + page_keys], revision)
+
+        types = search.types[::-1] if backwards else search.types
+        numbers = {of.number for of in types}
+        if not types:
+            return
+        if search.narrow is not None:
+            ids, contexts = await self._narrowed(search.narrow, search)
+            if len(contexts) == 1:
+                # The members of a context stand in the order of ids.
+                members = self.keys.edges_of(contexts.pop(), b"mm")
+                async for some in listed(*within(members, min(numbers), max(numbers))):
+                    yield some
+                return
+            async for some in chosen(ids | await self._members(contexts, revision)):
+                yield some
+            return
+        for of in types:
+            index = self._index_interval(of, search.node)
+            if index is not None and by_id:
+                # The index has another order than is wanted: its ids are sorted here.
+                pages = self.scan(*index[1:], revision, keys_only=True)
+                async for some in chosen([tail_id(item.key) async for page in pages for item in page]):
+                    yield some
+            elif index is not None:
+                async for some in listed(*index[1:]):
+                    yield some
+            else:
+                first, last = within(self.keys.objects, of.number, of.number)
+                if first < last:
+                    async for page in self.scan(first, last, revision, page=page_keys, reverse=backwards):
+                        yield [object_of(item) for item in page]
+
+    async def _read(self, ids: Sequence[int], revision: int) -> list[AnyObject | None]:
+        """Objects as they are written."""
+        items = await self.fetch_all([self.keys.object(each) for each in ids], revision)
+        return [None if item is None else object_of(item) for item in items]
+
+    async def _narrowed(self, each: Comparison, search: _Search) -> tuple[set[int], set[int]]:
+        """The only objects that can be meant, by id, or the contexts whose members they are."""
+        values = each.value if each.relation == "IN" else (each.value,)
+        whole = {value for value in values if isinstance(value, int) and 0 < value < 1 << 63}
+        match each.field.name:
+            case "id":
+                return whole, set()
+            case "name":
+                keys = [self.keys.name(of.number, str(value)) for of in search.types for value in values]
+                return await self._named(keys, search.revision), set()
+            case "external_id":
+                keys = [self.keys.external(str(value)) for value in values]
+                return await self._named(keys, search.revision), set()
+            case "context":
+                kinds = await self.types_at(search.revision, "context")
+                keys = [self.keys.name(of.number, str(value)) for of in kinds for value in values]
+                return set(), await self._named(keys, search.revision)
+        return set(), whole
 
     async def _named(self, keys: Sequence[bytes], revision: int) -> set[int]:
         return {int(item.value) for item in await self.fetch_all(keys, revision) if item is not None}
@@ -248,15 +346,12 @@ class Queries(Core):
                 found.update(tail_id(item.key) for item in page)
         return found
 
-    def _index_interval(self, of: TypeDef, node: Node | None) -> tuple[bytes, bytes] | None:
-        """The part of an index in which everything lies that can be meant; None when no index helps."""
+    def _index_interval(self, of: TypeDef, node: Node | None) -> tuple[str, bytes, bytes] | None:
+        """An index and the part of it in which everything lies that can be meant; None when no index helps."""
         found: dict[str, tuple[int, bytes, bytes]] = {}
         for each in conjuncts(node):
             name = each.field.name
-            declared = each.field.of == "properties" and name in of.properties
-            attribute = not each.field.of and of.kind == "artifact" and name in {"uri", "digest"}
-            # An attribute may be shadowed by a property of its name, whose values then stand in the index.
-            if name not in of.index or not (declared or (attribute and name not in of.properties)):
+            if name not in of.index or not _indexed(of, each.field):
                 continue
             ends = _interval(self.keys.index(of.number, name), each)
             if ends is None:
@@ -270,23 +365,34 @@ class Queries(Core):
                 found[name] = rank, *ends
         if not found:
             return None
-        _, first, last = min(found.values())
-        return first, max(first, last)
+        name, (_, first, last) = min(found.items(), key=lambda each: each[1])
+        return name, first, max(first, last)
 
     async def _judge(self, search: _Search, found: Sequence[AnyObject]) -> list[AnyObject]:
         """Those of which the filter holds."""
-        contexts: dict[int, list[Context]] = {}
-        if search.needs_contexts:
-            for each in found:
-                contexts[each.id] = await self.contexts_of(each, at=search.revision)
-        return [each for each in found if holds(search.node, _values(each, contexts.get(each.id, []))) is True]
+        contexts = await self._contexts(found, search.revision) if search.needs_contexts else {}
+        return [each for each in found if holds(search.rest, _values(each, contexts.get(each.id, []))) is True]
+
+    async def _contexts(self, found: Sequence[AnyObject], revision: int) -> dict[int, list[Context]]:
+        """The contexts of many objects, each context read once."""
+        of: dict[int, list[int]] = {}
+        for begin in range(0, len(found), FRONT):
+            some = [each.id for each in found[begin : begin + FRONT]]
+            edges = await asyncio.gather(*(self._edges(each, b"mc", revision) for each in some))
+            of |= {each: [edge.target for edge in there] for each, there in zip(some, edges, strict=True)}
+        distinct = list(dict.fromkeys(context for there in of.values() for context in there))
+        read = {each.id: each for each in await self._read(distinct, revision) if isinstance(each, Context)}
+        return {each: [read[context] for context in there if context in read] for each, there in of.items()}
 
     # ------------------------------------------------------------------------------------------------------ neighbours
 
     async def by_name(self, type: str, name: str, *, kind: Kind | None = None, at: int | None = None) -> AnyObject:  # noqa: A002
         """The object of a type that has a name. Raises `NotFound`, `UnknownType`."""
-        revision = await self.at(at)
-        of = await self.type_at(revision, type, kind)
+        if at is None:
+            of, revision = await self.type_now(type, kind)
+        else:
+            revision = await self.at(at)
+            of = await self.type_at(revision, type, kind)
         ids = await self._named([self.keys.name(of.number, name)], revision)
         for found in await self.objects_at(ids, revision):
             if found is not None:
@@ -373,7 +479,7 @@ class Queries(Core):
             raise InvalidValue(f"a lineage has 1 to {NODES_MAX} nodes, not {nodes_max!r}")
         root = id_of(ref)
         revision = await self.at(at)
-        stopping = await self._search(None, None, stop, "id", revision)
+        stopping = await self._search(None, None, stop, "id", revision) if stop.strip() else None
         (found,) = await self.objects_at([root], revision)
         if found is None:
             raise NotFound(f"there is no object {root} at revision {revision}")
@@ -384,15 +490,16 @@ class Queries(Core):
         for letters in _LETTERS[direction]:
             front, seen = [root], {root}
             for hop in range(hops + 1):
-                if stopping.node is not None:
+                if stopping is not None:
                     ends = {each.id for each in await self._judge(stopping, [nodes[each] for each in front])}
                     front = [each for each in front if each not in ends]
                 if not front:
                     break
                 if hop == hops:
-                    for each in front:
-                        if await self._edges_some(each, letters, revision):
-                            cut.add(each)
+                    for begin in range(0, len(front), FRONT):
+                        some = front[begin : begin + FRONT]
+                        more = await asyncio.gather(*(self._edges_some(each, letters, revision) for each in some))
+                        cut.update(each for each, there in zip(some, more, strict=True) if there)
                     break
                 front = await self._expand(
                     front=front,
@@ -432,8 +539,10 @@ class Queries(Core):
     ) -> list[int]:
         """One hop: the edges of all nodes of the front, and the nodes at their ends that are new."""
         reached: dict[int, None] = {}
-        for each in front:
-            for edge in await self._edges(each, letters, revision):
+        for begin in range(0, len(front), FRONT):
+            some = front[begin : begin + FRONT]
+            read = await asyncio.gather(*(self._edges(each, letters, revision) for each in some))
+            for each, edge in ((each, edge) for each, found in zip(some, read, strict=True) for edge in found):
                 other = edge.target if edge.source == each else edge.source
                 if other not in seen and other not in reached:
                     if len(nodes) + len(reached) >= nodes_max:
@@ -591,10 +700,14 @@ class _Search(msgspec.Struct):
     revision: int
     order: Field
     descending: bool
+    narrow: Comparison | None
+    """What names the only objects that can be meant."""
+    rest: Node | None
+    """What is to be asked of those."""
 
     @property
     def needs_contexts(self) -> bool:
-        return any(each.field.multiple for each in predicates(self.node))
+        return any(each.field.multiple for each in predicates(self.rest))
 
     def place(self, of: AnyObject) -> tuple[Any, ...]:
         """Where an object stands in the order; ends with its id, so that no two stand in one place."""
@@ -602,10 +715,52 @@ class _Search(msgspec.Struct):
             return (-of.id if self.descending else of.id, of.id)
         value = _values(of, [])(self.order)
         if value is None or is_nan(value) or not isinstance(value, bool | int | float | str):
-            return (2, 0, of.id)
+            return (NOWHERE, 0, of.id)
         if isinstance(value, str):
             return (1, _reversed(value) if self.descending else value, of.id)
         return (0, -value if self.descending else value, of.id)
+
+    def value_at(self, place: tuple[Any, ...], boolean: bool) -> Any:
+        """The value that stands at a place, which is not `NOWHERE`."""
+        value = place[1]
+        if place[0] == 1:
+            return "".join(chr(-each) for each in value[:-1]) if self.descending else value
+        if boolean:
+            return bool(value)
+        return -value if self.descending else value
+
+
+def _names(each: Comparison) -> bool:
+    """It names the only objects that can be meant."""
+    named = {"id", "name", "external_id", "context", "context_id"}
+    return not each.field.of and each.field.name in named and each.relation in {"=", "IN"}
+
+
+def _without(node: Node | None, known: Comparison) -> Node | None:
+    """A filter without one of its conjuncts."""
+    if node is known:
+        return None
+    if not isinstance(node, And):
+        return node
+    left, right = _without(node.left, known), _without(node.right, known)
+    return And(left, right) if left is not None and right is not None else left if right is None else right
+
+
+def _indexed(of: TypeDef, field: Field) -> bool:
+    """An index of the field's name is one of this field: a property may bear the name of an attribute, and has it."""
+    if field.of == "properties":
+        return field.name in of.properties
+    return (
+        not field.of
+        and of.kind == "artifact"
+        and field.name in INDEXABLE_ATTRIBUTES
+        and field.name not in of.properties
+    )
+
+
+def _ambiguous(key: bytes) -> bool:
+    """Text with a zero byte within: there the order of keys is not that of values."""
+    return b"\x00" in key[:-1]
 
 
 def _reversed(text: str) -> tuple[int, ...]:

@@ -219,12 +219,12 @@ class Run:
             )
             await store._create(unit, of, made)
             for role, artifact in self._inputs:
-                await store._expect_kind(unit, artifact, "artifact")
+                await store._expect_kind(artifact, "artifact")
                 await store._link(unit, "input", artifact, made.id, role)
             self._context_ids = []
             for each in self._contexts:
                 context = await self._context(unit, each, spare) if isinstance(each, str) else id_of(each)
-                await store._expect_kind(unit, context, "context")
+                await store._expect_kind(context, "context")
                 await store._link(unit, "member", made.id, context)
                 self._context_ids.append(context)
             running, living = store.keys.run(made.id)
@@ -320,7 +320,12 @@ class Run:
 
         async def build(unit: Unit) -> Execution:
             await unit.present(living, lambda: RunLost(f"execution {identity} is not running any more"))
-            before = await store._object_in(unit, identity)
+            if unit.reading:
+                before = await store._object_in(unit, identity)
+            else:
+                # Most likely it is still as this run has written it.
+                before = self.execution
+                unit.unchanged(store.keys.object(identity), before.revision)
             assert isinstance(before, Execution)
             if before.state != RUNNING:
                 raise RunLost(f"execution {identity} is {before.state}")

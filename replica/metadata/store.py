@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from replica.metadata.assets import Assets
+from replica.metadata.loading import Loads
 from replica.metadata.queries import Queries
 from replica.metadata.runs import Runs
 
 
-class AsyncMetadata(Assets, Runs, Queries):
+class AsyncMetadata(Assets, Runs, Loads, Queries):
     """A metadata store on a cluster: ``AsyncMetadata(connect_async(url))``. The store object remains the caller's.
 
     Nothing is contacted before the first call, which lays the store out if there is none under ``prefix``. May be used

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 from replica.client import AsyncStore, Store
 from replica.metadata.core import PREFIX
 from replica.metadata.keys import Keys
+from replica.metadata.loading import Load
 from replica.metadata.model import Change, Execution, Kind
 from replica.metadata.queries import Changes
 from replica.metadata.runs import Output, Run
@@ -132,6 +133,10 @@ class Metadata:
         """See `AsyncMetadata.execution`: ``with md.execution("Train", inputs=[data]) as run``."""
         return SyncRun(self, args, kwargs)
 
+    def load(self) -> SyncLoad:
+        """See `AsyncMetadata.load`: ``with md.load() as load``."""
+        return SyncLoad(self)
+
     def watch(self, type: str | None = None, *, kind: Kind | None = None, revision: int = 0) -> SyncChanges:  # noqa: A002
         """See `AsyncMetadata.watch`: ``for change in md.watch("Model")``."""
         changes = self.store.call(lambda store: self._inner(store).watch(type, kind=kind, revision=revision))
@@ -188,6 +193,53 @@ class SyncRun:
             return await run.begin()
 
         self._run = self._metadata.store.call(begin)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._metadata.store.call(lambda _store: self._begun.finish(error))
+
+
+def _loading(method: Callable[Concatenate[Load, P], Awaitable[R]]) -> Callable[Concatenate[SyncLoad, P], R]:
+    @functools.wraps(method)
+    def call(self: SyncLoad, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._metadata.store.call(lambda _store: method(self._begun, *args, **kwargs))
+
+    return call
+
+
+class SyncLoad:
+    """Things on their way into the store; made by `Metadata.load`. See `Load`."""
+
+    def __init__(self, metadata: Metadata) -> None:
+        self._metadata = metadata
+        self._load: Load | None = None
+
+    @property
+    def _begun(self) -> Load:
+        assert self._load is not None, "the load has not begun"
+        return self._load
+
+    put_artifact = _loading(Load.put_artifact)
+    put_execution = _loading(Load.put_execution)
+    put_context = _loading(Load.put_context)
+    put_input = _loading(Load.put_input)
+    put_output = _loading(Load.put_output)
+    attribute = _loading(Load.attribute)
+    associate = _loading(Load.associate)
+    flush = _loading(Load.flush)
+
+    @property
+    def acknowledged(self) -> int:
+        """See `Load.acknowledged`."""
+        return self._begun.acknowledged
+
+    def __enter__(self) -> Self:
+        async def begin(store: AsyncStore) -> Load:
+            return await self._metadata._inner(store).load().__aenter__()
+
+        self._load = self._metadata.store.call(begin)
         return self
 
     def __exit__(

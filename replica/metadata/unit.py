@@ -40,6 +40,8 @@ class Unit:
         """Where it reads; 0 before the first read."""
         self.touched: dict[int, None] = {}
         """Objects that it creates or changes, for the audit trail."""
+        self.created: set[int] = set()
+        """Objects that come to be with it."""
         self._conditions: dict[tuple[bytes, str], Condition] = {}
         self._writes: dict[bytes, Put | Delete] = {}
         self._known: dict[bytes, KeyValue | None] = {}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replica.metadata import FilterError, InvalidValue, UnknownProperty, UnknownType
+from replica.metadata import FilterError, InvalidValue, UnknownProperty, UnknownType, core, queries
 
 
 def test_an_index_never_changes_what_is_found(md):
@@ -39,6 +39,55 @@ def test_an_index_never_changes_what_is_found(md):
             [found.name for found in md.find(kind, each, order_by="name", limit=100)] for kind in ("Plain", "Indexed")
         )
         assert plain == indexed, each
+    for order in [f"{sign}properties.{field}" for sign in ("", "-") for field in fields]:
+        for each in ["", "properties.b = TRUE", "properties.n >= 0", "properties.s > 'a'", "name LIKE '%1%'"]:
+            for limit in (1, 4, 100):
+                plain, indexed = (paged(md, kind, each, order, limit) for kind in ("Plain", "Indexed"))
+                assert plain == indexed, (order, each, limit)
+
+
+def paged(md, kind, each, order, limit):
+    """The names of all pages of a find."""
+    names, token = [], None
+    while True:
+        page = md.find(kind, each, order_by=order, limit=limit, page=token)
+        names += [found.name for found in page]
+        if page.next is None:
+            return names
+        token = page.next
+
+
+def test_text_with_a_zero_byte_is_ordered_as_it_is(md):
+    md.define_type("Indexed", properties={"s": str}, index=["s"])
+    texts = ["a\x00\x01", "a", "a\x00", "a\x00b", "", "\x00", "b"]
+    for number, text in enumerate(texts):
+        md.put_artifact("Indexed", name=f"{number}", properties={"s": text})
+    for sign in ("", "-"):
+        names = paged(md, "Indexed", "", f"{sign}properties.s", 2)
+        assert [texts[int(each)] for each in names] == sorted(texts, reverse=bool(sign))
+
+
+@pytest.mark.parametrize("order", ["id", "-id", "properties.rows", "-properties.rows", "-properties.source"])
+def test_a_page_reads_no_more_than_it_needs(store, lab, monkeypatch, order):
+    with lab.load() as load:
+        for number in range(300):
+            load.put_artifact("Data", properties={"rows": number, "source": f"s{number:03}"})
+    read = []
+    decode = queries.object_of
+
+    def counted(item):
+        read.append(item)
+        return decode(item)
+
+    monkeypatch.setattr(queries, "object_of", counted)
+    monkeypatch.setattr(core, "object_of", counted)
+    token, seen = None, []
+    for _ in range(3):
+        page = lab.find("Data", order_by=order, limit=5, page=token)
+        seen += [each.properties["rows"] for each in page]
+        token = page.next
+    assert seen == list(range(15)) if order[0] != "-" else list(range(299, 284, -1))
+    assert len(read) <= 3 * 64
 
 
 def test_pages_show_one_revision_and_miss_nothing(lab):
@@ -80,6 +129,27 @@ def test_contexts_narrow_a_search(lab):
     assert lab.find("Data", "context IS NULL").items == (third,)
     assert lab.find("Data", f"context_id = {one.id}").items == (first,)
     assert lab.find("Data", "context = 'three'").items == ()
+
+
+def test_members_of_a_context_come_in_pages_in_either_order(lab):
+    one, two = lab.put_context("Project", "one"), lab.put_context("Project", "two")
+    for number in range(20):
+        places = [each for each, step in ((one, 2), (two, 3)) if number % step == 0]
+        lab.put_artifact("Data", name=f"{number:02}", contexts=places)
+        lab.put_artifact("Model", name=f"{number:02}", contexts=places)
+        lab.put_execution("Train", name=f"{number:02}", contexts=places)
+    for order in ("id", "-id", "name", "-name"):
+        for where, step in (("context = 'one'", 2), (f"context_id = {two.id}", 3)):
+            expected = [f"{number:02}" for number in range(0, 20, step)]
+            expected = expected[::-1] if order[0] == "-" else expected
+            for kind in ("Data", "Model", "Train"):
+                assert paged(lab, kind, where, order, 3) == expected
+                assert paged(lab, kind, f"{where} AND name > '09'", order, 3) == [x for x in expected if x > "09"]
+    both = paged(lab, "Data", "context IN ('one', 'two')", "-id", 4)
+    assert both == [f"{number:02}" for number in range(19, -1, -1) if number % 2 == 0 or number % 3 == 0]
+    assert paged(lab, "Data", "context = 'one' AND context = 'two'", "id", 1) == ["00", "06", "12", "18"]
+    assert len(lab.find(filter="context = 'one'", limit=100)) == 30
+    assert not lab.find("Data", "context = 'three'").items
 
 
 def test_find_reaches_over_types_and_into_the_past(lab):
