@@ -6,6 +6,7 @@ ends in "…". The graph runs from left to right, downstream.
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from replica.client.errors import NotCommitted
-from replica.metadata.model import AnyObject, Artifact, Context, Edge, Execution, Lineage
+from replica.metadata.model import SERIAL_BITS, AnyObject, Artifact, Context, Edge, Execution, Lineage
 
 LINES_MAX: Final = 10_000
 """Lines of a tree."""
@@ -92,14 +93,17 @@ def dot(found: Lineage) -> str:
         "digraph lineage {",
         '  rankdir=LR; bgcolor="white"; nodesep=0.25; ranksep=0.5;',
         '  node [fontname="Helvetica" fontsize=11 style="filled" color="#475569" margin="0.15,0.08"];',
-        '  edge [fontname="Helvetica" fontsize=9 color="#64748b" arrowsize=0.7];',
+        '  edge [fontname="Helvetica" fontsize=9 fontcolor="#334155" color="#64748b" arrowsize=0.7];',
+        "  edge [headport=w tailport=e];",
     ]
     for identity, node in found.nodes.items():
         shape, style = _look(node)
         fill = COLOURS.get(getattr(node, "state", ""), "#ffffff")
         width = ' penwidth="2.5"' if identity == found.root else ""
-        label = _label(node) + ("\n…" if identity in found.cut else "")
-        lines.append(f'  n{identity} [shape={shape} style="{style}" fillcolor="{fill}"{width} label={_quoted(label)}];')
+        label, tip = _label(node, identity in found.cut), _quoted(line(node))
+        lines.append(
+            f'  n{identity} [shape={shape} style="{style}" fillcolor="{fill}"{width} label=<{label}> tooltip={tip}];'
+        )
     for edge in found.edges:
         attributes = [f"label={_quoted(edge.role)}"] if edge.role else []
         attributes += ["style=dashed"] if edge.kind == "dependency" else []
@@ -131,13 +135,24 @@ def _look(node: AnyObject) -> tuple[str, str]:
             return "box", "filled,dashed"
 
 
-def _label(node: AnyObject) -> str:
+def _label(node: AnyObject, cut: bool) -> str:
+    """What stands in a node, as Graphviz has text with fonts: the type, the name, a few values, the state."""
     state = getattr(node, "state", "")
-    parts = [node.type, node.name or f"#{node.id & (1 << 40) - 1}"]
-    parts += [f"{name} = {_short(value)}" for name, value in sorted(node.properties.items())[:VALUES_SHOWN]]
+    parts = [f"<b>{_escaped(node.type)}</b>", _escaped(node.name or f"#{node.id & (1 << SERIAL_BITS) - 1}")]
+    values = [f"{name} = {_short(value)}" for name, value in sorted(node.properties.items())[:VALUES_SHOWN]]
+    parts += [f'<font point-size="9" color="#334155">{_escaped(each)}</font>' for each in values]
     if state not in {"", "LIVE", "COMPLETE"}:
-        parts.append(state)
-    return "\n".join(parts)
+        parts.append(f'<font point-size="9"><i>{_escaped(state)}</i></font>')
+    return "<br/>".join([*parts, *(["…"] if cut else [])])
+
+
+def _escaped(text: str) -> str:
+    return html.escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """Text as XML can carry it."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
 def _short(value: object) -> str:
@@ -146,5 +161,5 @@ def _short(value: object) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = _printable(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,9 @@ def test_a_tree_names_what_was_shown_already_and_does_not_go_round_in_circles() 
     lines = tree(found)
     assert len(lines) == 6
     assert sum("D:b" in line for line in lines) == 2
-    assert '\\"quoted\\"\\\\name' in dot(found)
+    graph = dot(found)
+    assert "a &quot;quoted&quot;\\name" in graph
+    assert '\\"quoted\\"\\\\name' in graph
 
 
 def test_without_graphviz_a_picture_is_refused_with_advice(monkeypatch) -> None:
@@ -131,3 +134,20 @@ def test_without_graphviz_a_picture_is_refused_with_advice(monkeypatch) -> None:
 def test_with_graphviz_there_is_a_picture(run: Run, tmp_path: Path) -> None:
     run("lineage", "prod", "--svg", str(tmp_path / "lineage.svg"))
     assert "Data" in (tmp_path / "lineage.svg").read_text()
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+def test_a_picture_bears_whatever_names_there_are() -> None:
+    names = ["<b>bold</b> & more", "tab\tand\x01control\nline", 'quote " and \\ \\n', "日本", "]>;"]
+    with connect("memory:") as store:
+        md = Metadata(store)
+        md.define_type("<D&>", properties={"p<": str})
+        md.define_type("E", kind="execution")
+        run = md.put_execution("E")
+        for name in names:
+            md.put_output(run, md.put_artifact("<D&>", name=name, properties={"p<": name}), role=name)
+        picture = svg(dot(md.lineage(run, direction="down")))
+    texts = ["".join(each.itertext()) for each in ET.fromstring(picture).iter() if each.tag.endswith("}text")]
+    assert texts.count("<D&>") == len(names)
+    for name in ("<b>bold</b> & more", "tab\N{REPLACEMENT CHARACTER}and", "日本", "]>;"):
+        assert any(name in text for text in texts), name

@@ -7,13 +7,13 @@ import pytest
 
 from replica.client import connect_async
 from replica.kv.operations import Transaction
-from replica.metadata import AlreadyExists, AsyncMetadata, InvalidValue, NotFound, UnknownProperty, WrongState
+from replica.metadata import AlreadyExists, AsyncMetadata, InvalidValue, NotFound, SyncLoad, UnknownProperty, WrongState
 from replica.metadata.check import check
 from replica.metadata.loading import IN_FLIGHT
 from replica.metadata.unit import PARTS_MAX
 
 
-def put(load, *parts, error=None):
+def put(load: SyncLoad, *parts: list[str], error: Exception | None = None) -> None:
     """Artifacts of these names; between one part and the next everything is acknowledged."""
     for at, names in enumerate(parts):
         if at:
@@ -28,7 +28,7 @@ def test_what_is_loaded_is_as_if_it_had_been_put_one_by_one(lab):
     """And the checker, at the end of every test, finds all names, index entries and both ends of every edge."""
     with lab.load() as load:
         project = load.put_context("Project", "p", parents=[load.put_context("Project", "above")])
-        before = []
+        before: list[int] = []
         for layer in range(4):
             made = []
             for number in range(30):
@@ -138,7 +138,7 @@ async def test_an_index_that_is_added_meanwhile_is_whole(monkeypatch):
         md, other = AsyncMetadata(store), AsyncMetadata(store)
         await md.define_type("Data", properties={"rows": int})
 
-        async def grow():
+        async def grow() -> None:
             await asyncio.sleep(0)
             await other.define_type("Data", index=["rows"])
 

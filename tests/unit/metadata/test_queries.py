@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from replica.metadata import FilterError, InvalidValue, UnknownProperty, UnknownType, core, queries
+from replica.metadata import FilterError, InvalidValue, Metadata, UnknownProperty, UnknownType, core, queries
 
 
 def test_an_index_never_changes_what_is_found(md):
@@ -46,9 +46,10 @@ def test_an_index_never_changes_what_is_found(md):
                 assert plain == indexed, (order, each, limit)
 
 
-def paged(md, kind, each, order, limit):
+def paged(md: Metadata, kind: str, each: str, order: str, limit: int) -> list[str | None]:
     """The names of all pages of a find."""
-    names, token = [], None
+    names: list[str | None] = []
+    token = None
     while True:
         page = md.find(kind, each, order_by=order, limit=limit, page=token)
         names += [found.name for found in page]
@@ -64,7 +65,7 @@ def test_text_with_a_zero_byte_is_ordered_as_it_is(md):
         md.put_artifact("Indexed", name=f"{number}", properties={"s": text})
     for sign in ("", "-"):
         names = paged(md, "Indexed", "", f"{sign}properties.s", 2)
-        assert [texts[int(each)] for each in names] == sorted(texts, reverse=bool(sign))
+        assert [texts[int(each or 0)] for each in names] == sorted(texts, reverse=bool(sign))
 
 
 @pytest.mark.parametrize("order", ["id", "-id", "properties.rows", "-properties.rows", "-properties.source"])
@@ -73,7 +74,7 @@ def test_a_page_reads_no_more_than_it_needs(store, lab, monkeypatch, order):
         for number in range(300):
             load.put_artifact("Data", properties={"rows": number, "source": f"s{number:03}"})
     read = []
-    decode = queries.object_of
+    decode = core.object_of
 
     def counted(item):
         read.append(item)
@@ -144,7 +145,9 @@ def test_members_of_a_context_come_in_pages_in_either_order(lab):
             expected = expected[::-1] if order[0] == "-" else expected
             for kind in ("Data", "Model", "Train"):
                 assert paged(lab, kind, where, order, 3) == expected
-                assert paged(lab, kind, f"{where} AND name > '09'", order, 3) == [x for x in expected if x > "09"]
+                assert paged(lab, kind, f"{where} AND name > '09'", order, 3) == [
+                    each for each in expected if each > "09"
+                ]
     both = paged(lab, "Data", "context IN ('one', 'two')", "-id", 4)
     assert both == [f"{number:02}" for number in range(19, -1, -1) if number % 2 == 0 or number % 3 == 0]
     assert paged(lab, "Data", "context = 'one' AND context = 'two'", "id", 1) == ["00", "06", "12", "18"]
