@@ -393,6 +393,16 @@ class RunResult(msgspec.Struct, kw_only=True):
         return self.failure is None and self.summary.operations > 0
 
     @property
+    def cores_of_others(self) -> float:
+        """Processor that programs beside this run's replicas and generators used, in cores; 0 if it is not known."""
+        seconds = self.measured_s[1] - self.measured_s[0]
+        machine = next((each for each in self.resources if each.name == "machine"), None)
+        if machine is None or seconds <= 0:
+            return 0.0
+        own = sum(each.cpu_user_s + each.cpu_system_s for each in self.resources if each is not machine)
+        return max(0.0, (machine.cpu_user_s + machine.cpu_system_s - own) / seconds)
+
+    @property
     def leader_astray(self) -> bool:
         """It did not stand all the time where it was to stand."""
         wanted = self.deployment.leader

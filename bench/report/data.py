@@ -40,6 +40,9 @@ __all__ = [
 Mark: TypeAlias = Literal["checked", "violation", "unknown", "not applicable", "failed"]
 """What a verdict comes to in one word."""
 
+CORES_OF_OTHERS: Final = 0.5
+"""Processor used by programs that have no part in a run, from which on its figures are not those of the machine."""
+
 LOAD_AXES: Final = frozenset({"load.in_flight", "load.rate", "in_flight", "rate"})
 """Axes along which a curve of latency over throughput is drawn."""
 
@@ -258,6 +261,9 @@ class PointView(msgspec.Struct, kw_only=True):
             found.append("leader not where it was to be")
         if self.network_differs:
             found.append("network not as declared")
+        others = max((run.cores_of_others for run in self.usable), default=0.0)
+        if others >= CORES_OF_OTHERS:
+            found.append(f"others used {others:.1f} cores")
         if self.deployment.durability == "none":
             found.append("not durable")
         if self.deployment.consistency == "stale":

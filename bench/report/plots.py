@@ -565,7 +565,7 @@ def stages(view: ExperimentView, palette: Palette) -> Any:
             )
         names = [point.label + (f", {point.value}" if point.value != "" else "") for point, _ in shown]
         axes.set_yticks(range(len(shown)), names)
-        axes.invert_yaxis()
+        axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         _plain(axes.xaxis)
@@ -612,7 +612,7 @@ def resources(view: ExperimentView, palette: Palette, value: Scalar) -> Any:
                 fontsize=8.5,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [name for name, _, _, _ in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(max(1, len(rows)) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("processor, cores (dark: user, light: system)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from bench.report.data import ExperimentView, PointView
+from bench.report.data import CORES_OF_OTHERS, ExperimentView, PointView
 from bench.report.plots import fault_text
 from bench.results import Resources, RunResult
 
@@ -91,7 +91,10 @@ def _processors(point: PointView, cores: int) -> str:
     if busiest is not None and _cores(busiest, seconds) >= BUSY_CORE:
         texts.append(f"{busiest.name} uses {_cores(busiest, seconds):.2f} cores and has no more to give on one thread")
     machine = next((used for used in run.resources if used.name == "machine"), None)
-    if machine is not None and cores and _cores(machine, seconds) >= BUSY_MACHINE * cores:
+    others = run.cores_of_others
+    if others >= CORES_OF_OTHERS:
+        texts.append(f"programs that have no part in the run used {others:.2f} of the machine's {cores} cores")
+    elif machine is not None and cores and _cores(machine, seconds) >= BUSY_MACHINE * cores:
         texts.append(
             f"the machine's {cores} cores are used up ({_cores(machine, seconds):.2f}): replicas and generators "
             "compete for them"

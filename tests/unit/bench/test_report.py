@@ -120,6 +120,15 @@ def test_the_report_says_why_with_figures(tmp_path):
     assert "the machine's 2 cores are used up (1.92)" in sentence
 
 
+def test_what_other_programs_used_is_told_from_what_the_run_used(tmp_path):
+    used = resources(0.2)  # 1.04 of the machine's 1.92 cores: replicas and the generator
+    [view] = views_of(tmp_path, [run_result("x", "a", mean_ms=2.0, stages=stages(2.0), resources=used)])
+    assert view.points[0].flags() == ["others used 0.9 cores"]
+    [sentence] = explain(view, cores=2)
+    assert "programs that have no part in the run used 0.88 of the machine's 2 cores" in sentence
+    assert "compete" not in sentence
+
+
 def test_nothing_is_said_of_what_was_not_measured(tmp_path):
     [view] = views_of(tmp_path, [run_result("x", "a")])
     assert explain(view, cores=2) == []
