@@ -355,11 +355,19 @@ def _interruptible(work: Coroutine[Any, Any, Any]) -> None:
     async def main() -> None:
         task = asyncio.ensure_future(work)
         loop = asyncio.get_running_loop()
+        asked: list[int] = []
+
+        def stop(number: int) -> None:
+            asked.append(number)
+            task.cancel()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, stop, number)
         try:
             await task
         except asyncio.CancelledError:
+            if not asked:
+                raise RuntimeError("the benchmark cancelled itself, which it should never do") from None
             raise Interrupted("it was interrupted") from None
 
     asyncio.run(main())

@@ -145,6 +145,10 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
     throughput: float
     """Operations a second, of all generator processes together."""
     p50_ms: float = 0.0
+    processes: int = 1
+    """Generators in each region."""
+    value_bytes: int = 0
+    """Of what was written."""
     responder: str = "instant"
     """``instant``, or ``null``: the whole system with one replica that decides alone."""
 

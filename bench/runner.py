@@ -18,7 +18,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -266,15 +266,15 @@ class _Bench:
 
     def _missing_ceilings(self, plans: list[Plan]) -> list[Plan]:
         """One plan for each RPC and load whose ceiling is not known: links that are slow limit before a generator."""
-        known = {(each.rpc, each.in_flight) for each in self._manifest.ceilings if each.responder == "instant"}
+        known = {_kind_of(each) for each in self._manifest.ceilings if each.responder == "instant"}
         found = []
         for plan in plans:
             rpc = find_target(plan.entry.target).rpc
-            if plan.shape.topology or plan.load.loop == "open" or (rpc, plan.load.in_flight) in known:
+            if plan.shape.topology or plan.load.loop == "open" or _ceiling_for(plan) in known:
                 continue
             if plan.entry.target.startswith("instant") or rpc not in {"session", "etcd"}:
                 continue
-            known.add((rpc, plan.load.in_flight))
+            known.add(_ceiling_for(plan))
             found.append(plan)
         return found
 
@@ -286,7 +286,9 @@ class _Bench:
         load = msgspec.structs.replace(
             plan.load, seconds=CEILING_SECONDS, warm_up_s=CEILING_WARM_UP_S, cool_down_s=0.0, saturation=None
         )
-        probe = msgspec.structs.replace(plan, load=load, workload=parse_workload({"name": "ceiling", "writes": 1.0}))
+        value_bytes = plan.workload.value.bytes
+        table = {"name": "ceiling", "writes": 1.0, "value": {"bytes": value_bytes}}
+        probe = msgspec.structs.replace(plan, load=load, workload=parse_workload(table))
         try:
             await asyncio.to_thread(target.start, self._home())
             async with AsyncExitStack() as stack:
@@ -295,17 +297,23 @@ class _Bench:
         finally:
             await asyncio.shield(asyncio.to_thread(target.stop))
         self._manifest.ceilings.append(
-            Ceiling(rpc=rpc, in_flight=plan.load.in_flight, throughput=summary.throughput, p50_ms=summary.p50_ms)
+            Ceiling(
+                rpc=rpc,
+                in_flight=plan.load.in_flight,
+                processes=plan.load.processes,
+                value_bytes=value_bytes,
+                throughput=summary.throughput,
+                p50_ms=summary.p50_ms,
+            )
         )
         self._save()
         self._watcher.ended(None, CEILING_SECONDS + CEILING_WARM_UP_S + 1.0)
 
     def _ceiling_of(self, plan: Plan) -> float:
-        rpc = find_target(plan.entry.target).rpc
         if plan.load.loop == "open":
             return 0.0
         for each in self._manifest.ceilings:
-            if (each.rpc, each.in_flight, each.responder) == (rpc, plan.load.in_flight, "instant"):
+            if each.responder == "instant" and _kind_of(each) == _ceiling_for(plan):
                 return each.throughput
         return 0.0
 
@@ -454,13 +462,13 @@ class _Bench:
             if timeline is not None:
                 await timeline.start(window.start)
             found = await fleet.finish(plan.load.timeout_s)
+            if watching is not None:
+                await watching  # on a busy machine it may still be asking when the load is over
         finally:
             if timeline is not None:
                 await asyncio.shield(timeline.stop())
-            if watching is not None and not watching.done():
+            if watching is not None:
                 watching.cancel()
-        if watching is not None:
-            await watching
         return found, window
 
     def _spec(
@@ -552,6 +560,18 @@ class _Bench:
         self._manifest.notes.append(f"{mark}): {said}" if said else f"{mark}): not installed")
         self._save()
         self._watcher.says(self._manifest.notes[-1])
+
+
+_CeilingKind: TypeAlias = tuple[str, int, int, int]
+
+
+def _kind_of(ceiling: Ceiling) -> _CeilingKind:
+    return ceiling.rpc, ceiling.in_flight, ceiling.processes, ceiling.value_bytes
+
+
+def _ceiling_for(plan: Plan) -> _CeilingKind:
+    """Which ceiling a plan's runs are held against: its RPC at its load, writing values of its size."""
+    return find_target(plan.entry.target).rpc, plan.load.in_flight, plan.load.processes, plan.workload.value.bytes
 
 
 def _alike(run: RunResult) -> tuple[str, results.Scalar, str, str]:

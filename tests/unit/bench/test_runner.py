@@ -1,16 +1,34 @@
 """What the runner decides between runs."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
 from bench import results
+from bench.cli import _interruptible
 from bench.conclusion import conclusion
+from bench.load.measure import Window
 from bench.planning import plan_suite
-from bench.results import Deployment, Failure, Folder, Manifest, Point, RunResult, RunVerdict, Summary, write_run
-from bench.runner import Settings, _Bench
+from bench.results import (
+    Ceiling,
+    Deployment,
+    Failure,
+    Folder,
+    Manifest,
+    Point,
+    Resources,
+    RunResult,
+    RunVerdict,
+    Stage,
+    Summary,
+    write_run,
+)
+from bench.runner import Settings, _Bench, _Probe
 from bench.suite import parse_suite
 
 
@@ -92,6 +110,85 @@ def test_a_result_is_held_against_the_one_that_decides_alone_at_the_same_point_o
     assert found["near"].near_null
     assert not found["far"].near_null
     assert [(each.responder, each.throughput) for each in bench._manifest.ceilings] == [("null", 400.0)]
+
+
+async def test_what_is_still_being_asked_when_the_load_is_over_is_waited_for(tmp_path, monkeypatch):
+    over = asyncio.Event()
+
+    class Asking:
+        leader = "ohio"
+        counters: ClassVar[dict[str, int]] = {}
+
+        async def begin(self) -> None:
+            return
+
+        async def end(self) -> tuple[list[Stage], list[Resources]]:
+            await over.wait()
+            await asyncio.sleep(0)
+            return [Stage(name="total", count=7)], []
+
+    class Fleet:
+        def __init__(self, specs: Any) -> None:
+            assert specs
+
+        async def __aenter__(self) -> Any:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return
+
+        async def ready(self) -> None:
+            return
+
+        def start(self, _: Any) -> Window:
+            return Window(start=0.0, measured_from=0.0, measured_to=0.0, end=0.0)
+
+        async def finish(self, _: float) -> list[Any]:
+            over.set()
+            return []
+
+    monkeypatch.setattr("bench.runner.Fleet", Fleet)
+    monkeypatch.setattr("bench.runner.make_observer", lambda _: Asking())
+    bench = a_bench(tmp_path, {})
+    bench._scratch = tmp_path
+    target: Any = SimpleNamespace(
+        simulated=False, cluster=object(), rpc="session", processes=dict, url=lambda _: "memory:"
+    )
+    probe = _Probe(bench._plans[0], target)
+    async with AsyncExitStack() as stack:
+        await bench._generate(stack, bench._plans[0], target, None, probe=probe)
+    assert [stage.count for stage in probe.stages] == [7]
+
+
+def test_a_ceiling_is_that_of_the_same_load_with_values_of_the_same_size(tmp_path):
+    table = {
+        "name": "test",
+        "targets": [{"protocol": "multipaxos"}, {"protocol": "raft"}, {"target": "etcd"}],
+        "experiments": [
+            {"name": "small", "workload": "writes", "load": {"in_flight": 4}},
+            {"name": "large", "workload": "writes", "changes": {"value.bytes": 4000}, "load": {"in_flight": 4}},
+            {"name": "far", "workload": "writes", "cluster": {"topology": "wan3"}},
+        ],
+    }
+    suite = parse_suite(table)
+    watcher: Any = Silent()
+    bench = _Bench(suite, plan_suite(suite), Settings(folder=tmp_path), watcher)
+    wanted = [(each.experiment.name, each.entry.target) for each in bench._missing_ceilings(bench._plans)]
+    assert [each for each in wanted if each[1] == "synod"] == [("small", "synod"), ("large", "synod")]
+    bench._manifest.ceilings.append(Ceiling(rpc="session", in_flight=4, value_bytes=4000, throughput=9.0))
+    found = {
+        plan.experiment.name: bench._ceiling_of(plan) for plan in bench._plans if plan.entry.protocol == "multipaxos"
+    }
+    assert found == {"small": 0.0, "large": 9.0, "far": 0.0}
+    assert len(bench._missing_ceilings(bench._plans)) == len(wanted) - 1
+
+
+def test_a_benchmark_that_ends_by_its_own_cancellation_was_not_interrupted():
+    async def itself() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="cancelled itself"):
+        _interruptible(itself())
 
 
 def concluded(*runs: RunResult) -> tuple[str, bool]:
