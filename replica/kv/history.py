@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 A *version* is one write of a key: revision, create revision, version number, lease, value. A write appends a version to
-the list that is kept of its key, and the key to the pending changes. When somebody needs to read in the store, when
-much is pending, or when the transaction is committed, each key's pending versions go to the store together, as one
-record: a key that is overwritten a hundred times between two commits costs one insertion, not a hundred.
+the list that is kept of its key, and the key to the pending changes. When somebody needs to read in the store, or when
+the transaction is committed, each key's pending versions go to the store together, as one record: a key that is
+overwritten a hundred times between two commits costs one insertion, not a hundred. Where much is pending before that,
+the keys that have waited longest go, a few in each turn, so that no turn takes long.
 
 A plain put, which nearly every write is, can be answered before any of that: its answer is its revision. So it is only
 taken on, and `settle` makes the versions afterwards, when the answers are on their way, or as soon as somebody looks.
@@ -29,6 +30,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from math import ceil
 from typing import Final, TypeAlias, cast
 
 import msgspec
@@ -64,11 +66,14 @@ TAKEN_ON_PUTS_MAX: Final = 4096
 """Puts whose versions may wait to be made."""
 
 PENDING_KEYS_MAX: Final = 4096
-"""With more keys that have pending versions, `settle` writes them to the store: what that costs hangs on the keys. With
-twice as many it is done at once."""
+"""With more keys that have pending versions, `settle` writes those that have waited longest to the store: what that
+costs hangs on the keys. With twice as many all are written at once."""
 
-PENDING_BYTES_MAX: Final = 2 << 20
+PENDING_BYTES_MAX: Final = 3 << 19
 """The same for the size of all pending versions, judged by the commands they came from."""
+
+RELIEVED_KEYS_MIN: Final = 32
+"""So many keys are written together, if there are as many: neighbours among them share pages."""
 
 RECORD_BYTES_MAX: Final = 4000
 """Versions of one key share a record up to this size: it fills one page of LMDB. A larger one stands alone."""
@@ -122,7 +127,9 @@ class History:
         self._taken_on: list[tuple[int, Sequence[Put]]] = []
         self._taken_on_puts = 0
         self._flushed = revision
-        """What was written up to here is in the store; everything behind it is pending."""
+        """Changes up to here are in the store; those behind it are pending."""
+        self._batched = revision
+        """Changes up to here are in batches, or in the store."""
         self._bytes = 0
         self._batches: list[tuple[bytes, bytes]] = []
         self._changed: list[bytes] = []
@@ -164,7 +171,7 @@ class History:
         """Make the versions of the puts that were taken on, and write what is pending to the store when it is much."""
         self._make_taken_on()
         if self._bytes > PENDING_BYTES_MAX or len(self._pending) > PENDING_KEYS_MAX:
-            self.flush()
+            self._relieve()
 
     def _make_taken_on(self) -> None:
         """The part of `settle` that whoever looks at keys or leases needs: it costs the store nothing but lookups."""
@@ -246,10 +253,36 @@ class History:
     def flush(self) -> None:
         """Hand everything pending to the store."""
         self._make_taken_on()
-        pending = self._pending
-        if not pending:
+        if self._pending:
+            # In place: `_make_versions` holds on to the list while it loads a key.
+            pending = self._pending.copy()
+            self._pending.clear()
+            self._store_versions(pending)
+        self._store_changes()
+        self._bytes = 0
+
+    def _relieve(self) -> None:
+        """Hand so much of what is pending to the store that the rest is within its bounds, and what has waited longest
+        first: of that the most has come together, and it makes the fullest records.
+
+        Everything at once would hold up the replica for many turns, and all replicas at the same time, for they have
+        applied the same.
+        """
+        keys = len(self._pending)
+        if not keys:
+            self._bytes = 0  # they were reads, or changed nothing
             return
-        self._end_batch()
+        # Keys are taken to hold equally much. Those that have waited longest hold more, so this errs to the safe side.
+        excess = max(1 - PENDING_BYTES_MAX / self._bytes if self._bytes else 0.0, 1 - PENDING_KEYS_MAX / keys)
+        count = min(keys, max(ceil(keys * excess), RELIEVED_KEYS_MIN))
+        relieved = self._pending[:count]
+        del self._pending[:count]
+        self._store_versions(relieved)
+        self._bytes -= self._bytes * count // keys
+        self._store_batches()
+
+    def _store_versions(self, pending: list[tuple[bytes, list[Cached]]]) -> None:
+        """Write the pending versions of these keys, which count as pending no more."""
         pending.sort()  # by key, and no key is there twice: neighbours share pages
         records: list[tuple[bytes, bytes]] = []
         for key, versions in pending:
@@ -263,20 +296,27 @@ class History:
             value = newest[4]
             if value is not None and len(value) > CACHED_VALUE_BYTES_MAX:
                 newest = (*newest[:4], None)
-            self._flushed = max(self._flushed, newest[0])
             # In place: `put_plain` holds on to the lists while it loads a key.
             versions[:] = (newest,)
         self._store.put_many(HISTORY, records)
-        self._store.put_many(CHANGES, self._batches, append=True)
-        pending.clear()
-        self._batches.clear()
-        self._bytes = 0
+
+    def _store_changes(self) -> None:
+        """Hand the pending changes to the store, the batch that is being collected included."""
+        self._end_batch()
+        self._store_batches()
+
+    def _store_batches(self) -> None:
+        if self._batches:
+            self._store.put_many(CHANGES, self._batches, append=True)
+            self._batches.clear()
+            self._flushed = self._batched
 
     def _end_batch(self) -> None:
         """Close the batch of changes that is being collected."""
         if not self._changed:
             return
         self._batches.append((pack_revision(self._first), _encode(Changes(self._changed, self._shared))))
+        self._batched = self._first if self._shared else self._first + len(self._changed) - 1
         self._changed.clear()
         self._shared = False
 
@@ -349,7 +389,7 @@ class History:
                     yield revision, key
 
     def _stored_changes(self, after: int) -> Iterator[tuple[int, Changes]]:
-        self.flush()
+        self._store_changes()
         start = self._store.seek_before(CHANGES, pack_revision(after + 2))
         for record in self._store.scan(CHANGES, start[0] if start is not None else b"", b""):
             yield decode_changes(*record)

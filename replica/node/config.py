@@ -142,11 +142,12 @@ class StorageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     log_map_bytes: Bytes = 16 << 30
     state_map_bytes: Bytes = 64 << 30
-    state_commit_ms: float = 250.0
-    """How long applied commands may wait to be visible to a restart of the process; they can always be
-    replayed.
+    state_commit_ms: float = 1000.0
+    """How long applied commands may wait to be committed to the state, so that a process that was killed need not
+    replay them from the log; a busy replica may take twice as long.
     """
     state_commit_bytes: Bytes = 16 << 20
+    """So much written to the log has the state committed sooner: what waits is held in memory."""
 
 
 class LogConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -47,11 +48,22 @@ CATCH_UP_PAUSE_S: Final = 0.3
 snapshot.
 """
 
-STATE_COMMIT_OPERATIONS: Final = 50_000
+STATE_COMMIT_OPERATIONS: Final = 200_000
 """So many operations are committed to the state without waiting for the time to pass."""
 
-STATE_COMMIT_LATENESS: Final = 4
-"""A busy loop may put a commit of the state off up to so many times its interval."""
+STATE_COMMIT_DELAYS_MAX: Final = 4
+"""A busy loop may put a commit of the state off so often, by a quarter of its interval each time."""
+
+SCAVENGE_INTERVALS: Final = 0.25
+"""While compaction has left something behind, the next commit, which removes a piece of it, is due after so much of the
+interval.
+"""
+
+STATE_COMMIT_SHARE_MIN: Final = 0.75
+"""Each commit of the state is due when between this share and all of its interval, or of its size, has passed. Replicas
+apply the same at the same time: were it the same share for all, they would commit together, and a majority would stand
+still instead of one of them.
+"""
 
 
 class SnapshotReport(msgspec.Struct, frozen=True):
@@ -79,6 +91,9 @@ class Transitions:
         self._uncommitted = 0
         self._commit_timer: asyncio.TimerHandle | None = None
         self._commit_delays = 0
+        self._commit_share = random.uniform(STATE_COMMIT_SHARE_MIN, 1.0)
+        self._committed_bytes = 0
+        """What the log had been given when the state was last committed."""
         self._reading: tuple[SnapshotTask | DigestTask, asyncio.Future[Any]] | None = None
 
     # ------------------------------------------------------------------------------------------ state commits
@@ -88,11 +103,16 @@ class Transitions:
         end.
         """
         self._uncommitted += operations
-        if self._uncommitted >= STATE_COMMIT_OPERATIONS:
+        replica = self._replica
+        share = self._commit_share
+        uncommitted_bytes = replica.writer.statistics.bytes - self._committed_bytes
+        if (
+            self._uncommitted >= share * STATE_COMMIT_OPERATIONS
+            or uncommitted_bytes >= share * replica.config.storage.state_commit_bytes
+        ):
             self.commit_state()
         elif self._commit_timer is None:
-            interval = self._replica.config.storage.state_commit_ms / 1000
-            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
+            self._commit_in(share)
         if not self._snapshot_due and self._is_snapshot_due():
             self._snapshot_due = True
             self._replica.spawn(self._take_due_snapshot())
@@ -100,12 +120,15 @@ class Transitions:
     def _commit_due(self) -> None:
         self._commit_timer = None
         replica = self._replica
-        if replica.loop.busy and self._commit_delays < STATE_COMMIT_LATENESS:
+        if replica.loop.busy and self._commit_delays < STATE_COMMIT_DELAYS_MAX:
             self._commit_delays += 1
-            interval = replica.config.storage.state_commit_ms / 1000
-            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
+            self._commit_in(0.25)
             return
         self.commit_state()
+
+    def _commit_in(self, intervals: float) -> None:
+        seconds = intervals * self._replica.config.storage.state_commit_ms / 1000
+        self._commit_timer = asyncio.get_running_loop().call_later(seconds, self._commit_due)
 
     def commit_state(self) -> None:
         """Commit what has been applied to the state environment."""
@@ -114,7 +137,9 @@ class Transitions:
             self._commit_timer = None
         self._commit_delays = 0
         self._uncommitted = 0
+        self._commit_share = random.uniform(STATE_COMMIT_SHARE_MIN, 1.0)
         replica = self._replica
+        self._committed_bytes = replica.writer.statistics.bytes
         if replica.loop.halted:
             return
         try:
@@ -125,8 +150,7 @@ class Transitions:
         replica.metrics.state_commits += 1
         if replica.machine.scavenging:
             # Nothing more may come (a full store takes no puts), and the space would not be freed.
-            interval = replica.config.storage.state_commit_ms / 1000
-            self._commit_timer = asyncio.get_running_loop().call_later(interval, self._commit_due)
+            self._commit_in(SCAVENGE_INTERVALS)
 
     # ------------------------------------------------------------------------------------------ own snapshots
 

@@ -487,6 +487,19 @@ async def test_what_a_failure_leaves_half_done_is_not_kept(tmp_path):
             assert (got.item.version, got.item.value) == (5, b"value4")
 
 
+async def test_the_state_is_committed_early_when_much_has_been_written(tmp_path):
+    settings = {"storage__state_commit_ms": 3_600_000.0, "storage__state_commit_bytes": 100_000}
+    async with nodes(tmp_path, count=1, **settings) as cluster:
+        await cluster.start()
+        leader = await cluster.leader()
+        async with await attach(leader) as session:
+            await session.put(b"key", bytes(10_000))
+            assert leader.metrics.state_commits == 0
+            for _ in range(10):
+                await session.put(b"key", bytes(10_000))
+            assert leader.metrics.state_commits == 1
+
+
 async def fill(session: RawSession, node: Replica) -> None:
     """Put large values until one is refused."""
     for _ in range(100):

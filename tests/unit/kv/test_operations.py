@@ -3,6 +3,7 @@
 import pytest
 
 from replica.kv import evaluation, history
+from replica.kv.layout import HISTORY, key_of
 from replica.kv.operations import (
     SYSTEM_PREFIX,
     VALUE_BYTES_MAX,
@@ -245,3 +246,36 @@ def test_only_so_many_puts_wait_for_their_versions(replica, monkeypatch):
     assert not replica.machine.settled
     replica.do(Put(b"c", b""))
     assert replica.machine.settled
+
+
+def test_what_has_become_much_is_written_a_part_at_a_time_and_what_has_waited_longest_first(replica, monkeypatch):
+    monkeypatch.setattr(history, "PENDING_KEYS_MAX", 4)
+    monkeypatch.setattr(history, "RELIEVED_KEYS_MIN", 1)
+    keys = [b"%d" % number for number in range(6)]
+    written: list[bytes] = []
+    put_many = replica.machine.store.put_many
+
+    def observed(table, items, **options):
+        if table == HISTORY:
+            written.extend(key_of(record_key) for record_key, _ in items)
+        put_many(table, items, **options)
+
+    monkeypatch.setattr(replica.machine.store, "put_many", observed)
+    replica.do(*[Put(key, b"old") for key in keys])
+    replica.machine.settle()
+    assert written == keys[:2]
+    replica.do(Put(keys[0], b"new"))
+    replica.machine.settle()
+    assert written == keys[:3]
+    assert [replica.one(Get(key)).item.value for key in keys] == [b"new"] + [b"old"] * 5
+    assert replica.one(Get(keys[0], revision=1)).item.value == b"old"
+    replica.restart()
+    assert [replica.one(Get(key)).item.value for key in keys] == [b"new"] + [b"old"] * 5
+
+
+def test_changes_are_complete_though_their_versions_are_written_already(replica, monkeypatch):
+    monkeypatch.setattr(history, "PENDING_KEYS_MAX", 0)
+    replica.do(Put(b"a", b""), Put(b"b", b""))
+    replica.machine.settle()
+    replica.restart()
+    assert list(replica.machine.history.changes(0)) == [(1, b"a"), (2, b"b")]
