@@ -103,6 +103,24 @@ def test_far_apart_a_write_takes_what_the_matrix_says():
     assert network.as_declared
 
 
+@pytest.mark.parametrize("region", ["virginia", "california"])
+@pytest.mark.parametrize("protocol", ["multipaxos", "raft"])
+def test_a_leader_is_placed_and_stays_there(protocol, region):
+    cluster = simulation(protocol, topology="wan3")
+    cluster.place_leader(region)
+    load(cluster, in_flight=3, seconds=1.0)
+    assert cluster.led_by == [region, region]
+
+
+def test_what_protocols_count_in_the_measured_part_is_added_up():
+    cluster = simulation("epaxos", topology="wan3")
+    alone, _, _ = load(cluster, {**WRITES, "conflict": {"percent": 0.0}}, in_flight=1, seconds=2.0)
+    assert cluster.counters["fast"] == pytest.approx(alone.operations, rel=0.1)
+    assert not cluster.counters.get("slow")
+    load(cluster, {**WRITES, "conflict": {"percent": 100.0}}, in_flight=1, seconds=2.0)
+    assert cluster.counters["slow"] > cluster.counters["fast"]
+
+
 @pytest.mark.parametrize("protocol", ["multipaxos", "null"])
 @pytest.mark.parametrize("sync_mode", ["inline", "thread"])
 def test_what_clients_saw_is_judged_like_what_they_saw_of_a_real_cluster(tmp_path: Path, protocol, sync_mode):
