@@ -77,6 +77,30 @@ def test_a_measurement_that_is_as_predicted_has_no_error(folder):
     assert len(series.x) == 2
 
 
+@pytest.mark.parametrize("leader", ["ohio", "california"])
+def test_the_prediction_of_each_region_is_of_the_leader_where_it_stood(folder, leader):
+    regions = ["ohio", "virginia", "california"]
+    deployed = Deployment(
+        target="synod", label="multipaxos", protocol="multipaxos", batch_max=512, topology="wan3", leader=leader
+    )
+
+    def run(percent: int) -> RunResult:
+        point = Point(axis="workload.conflict.percent", value=percent)
+        workload = {"writes": 1.0, "value": {"bytes": 128}, "conflict": {"percent": percent}}
+        return a_run(
+            3, id=f"load-{percent}", deployment=deployed, point=point, workload=workload, regions=regions, leader=leader
+        )
+
+    (view,) = experiments_of(folder(run(0), run(100)), Model(MACHINE))
+    found = {each.region: each.y for each in view.predictions if each.region}
+    assert list(found) == regions
+    assert {len(ys) for ys in found.values()} == {2}
+    # Whoever stands beside the leader waits for its quorum alone: Virginia is 10.5 ms from Ohio, California 50.6.
+    nearest_ms, others = {"ohio": 10.5, "california": 50.6}[leader], {name for name in regions if name != leader}
+    assert nearest_ms < found[leader][0] < nearest_ms + 5
+    assert all(found[name][0] > found[leader][0] + 10 for name in others)
+
+
 def test_a_prediction_that_is_off_is_called_so_on_the_page(folder):
     found = folder(a_run(1, off=2.0), a_run(64))
     page = write_report(found, Model(MACHINE)).read_text()
