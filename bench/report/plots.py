@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from bench.report.data import ExperimentView, PointView
+from bench.report.settling import settlements
 from bench.report.style import FAULT, INK, STAGE_COLOURS, Palette, figure, thousands
 from bench.results import Estimate, RunResult, Scalar, merged_latencies
 
@@ -460,6 +461,7 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
     names = view.region_names
     columns = min(PANELS, len(names))
     rows = math.ceil(len(names) / columns)
+    local = False
     with figure(WIDTH, 1.4 + 2.3 * rows, rows, columns, sharey=True, sharex=True) as (made, grid):
         for place, name in enumerate(names):
             axes = grid[place // columns][place % columns]
@@ -470,6 +472,10 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
                     middles = [(step + 0.5) * run.series.window_s for step in range(len(means))]
                     heights = [math.nan if mean is None else mean for mean in means]
                     axes.plot(middles, heights, color=palette.colour(label), linewidth=1.1, alpha=0.8)
+                for row in settlements(point) if point is not None else []:
+                    if row.region == name and row.local_ms is not None:
+                        axes.axhline(row.local_ms, color=INK, linestyle="--", linewidth=1.1)
+                        local = True
             axes.set_title(name, fontsize=10)
             _plain(axes.yaxis)
             if place % columns == 0:
@@ -478,6 +484,9 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
         at = f" at {value} {view.axis_title}" if value != "" else ""
         made.suptitle(f"{view.title}: over time{at}", x=0.01, ha="left", fontsize=11, fontweight="bold")
         handles = [Line2D([], [], color=palette.colour(label), label=label) for label in view.labels]
+        if local:
+            text = "local quorum, by the network alone"
+            handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.1, label=text))
         made.legend(handles=handles, loc="outside lower center", ncols=4)
         return made
 
