@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import Any, Final
 
 import grpc
@@ -80,7 +81,12 @@ RECEIVED_MAX: Final = 100_000
 """Messages of peers that may wait for a turn; beyond it the transport stops reading."""
 
 HOUSEKEEPING_S: Final = 0.1
-"""How often a replica looks at what nobody tells it: readiness, the leader, the gauges."""
+"""How often a replica looks at what nobody tells it: readiness, the leader."""
+
+GAUGES_S: Final = 1.0
+"""How old gauges may be when they are scraped, if readiness and leader are what they were. Taking them costs as much as
+hundreds of puts, for what the environments hold is counted.
+"""
 
 ISOLATED_S: Final = 5.0
 """A replica that could serve nobody for so long sends those who watch here to others, who may know more."""
@@ -123,6 +129,7 @@ class Replica(Stored):
         self._admitting = False
         self._recording: dict[ReplicaId, tuple[str, asyncio.Future[None]]] = {}
         self._gauge_values: Mapping[str, tuple[str, float]] = {}
+        self._gauges_taken_at = -inf
         self._closed = False
         self._server: grpc.aio.Server | None = None
         self.exposition: Exposition | None = None
@@ -415,6 +422,7 @@ class Replica(Stored):
         ready = not self.problem()
         if ready != self.ready:
             self.ready = ready
+            self._gauges_taken_at = -inf
             self.log.info("ready" if ready else "not ready", problem=self.problem() or None)
             await self.health.set(ready)
             if ready and not self.was_ready.done():
@@ -430,12 +438,17 @@ class Replica(Stored):
         status = self.coordinator.status()
         if status.leader != self._leader:
             self._leader = status.leader
+            self._gauges_taken_at = -inf
             self.metrics.leader_changes += 1
             self.log.info("leader", leader=status.leader, ballot=status.ballot, role=status.role)
-        self._gauge_values = self._measure(status)
+        now = time.monotonic()
         every = self.config.log.metrics_every_s
-        if every and time.monotonic() - self._metrics_logged_at >= every:
-            self._metrics_logged_at = time.monotonic()
+        logs = every > 0 and now - self._metrics_logged_at >= every
+        if logs or now - self._gauges_taken_at >= GAUGES_S:
+            self._gauges_taken_at = now
+            self._gauge_values = self._measure(status)
+        if logs:
+            self._metrics_logged_at = now
             self.log.info("metrics", **self.metrics.values())
 
     def refresh_gauges(self) -> None:
