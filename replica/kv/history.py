@@ -72,8 +72,8 @@ costs hangs on the keys. With twice as many all are written at once."""
 PENDING_BYTES_MAX: Final = 3 << 19
 """The same for the size of all pending versions, judged by the commands they came from."""
 
-RELIEVED_KEYS_MIN: Final = 32
-"""So many keys are written together, if there are as many: neighbours among them share pages."""
+RELIEVED_KEYS_MIN: Final = 256
+"""So many keys are written together, if there are as many: fewer cost more, and more hold up the replica for longer."""
 
 RECORD_BYTES_MAX: Final = 4000
 """Versions of one key share a record up to this size: it fills one page of LMDB. A larger one stands alone."""

@@ -14,7 +14,8 @@ whose frontier has been reached. 7. When the answers are in the sockets, settle:
 answer needed it.
 
 Where somebody attached here waits for the results, step 6 comes before step 4: the client works on while
-the disk does. On a replica that only votes, the vote comes first.
+the disk does. On a replica that only votes, the vote comes first, and what nobody waits for is applied at
+leisure, a millisecond later.
 
 A turn is scheduled with ``call_soon`` when something has arrived, so that whatever arrives together is
 digested together and a single request waits for no company.
@@ -71,6 +72,11 @@ turns.
 
 TURN_OPERATIONS_MIN: Final = 256
 """A turn may always propose as many operations, however slow the machine."""
+
+LEISURE_S: Final = 0.001
+"""Where nobody waits for it, what was decided is applied so much later. Followers hear of decisions while the votes for
+the next commands are under way, and on few cores they would take the processor from the leader who counts those.
+"""
 
 TIMER_GRAIN_S: Final = 0.0005
 """uvloop counts in whole milliseconds, rounded. With so much more a timer is never called before it is due: the loop
@@ -160,7 +166,8 @@ class Loop:
         # The way of a turn: outcomes that wait to be carried out, groups that wait to be committed.
         self._outcomes: deque[Turn] = deque()
         self._outcome_due = False
-        self._outcome_scheduled = False
+        self._outcome_handle: asyncio.Handle | None = None
+        self._outcome_hurries = False
         self._settling = False
         self._groups: list[tuple[int, Sequence[Write]]] = []
         self._extra: list[tuple[Sequence[Write], asyncio.Future[None]]] = []
@@ -523,12 +530,42 @@ class Loop:
     # ----------------------------------------------------------------------------------------------- outcomes
 
     def _schedule_outcome(self) -> None:
-        if not self._outcome_scheduled:
-            self._outcome_scheduled = True
-            self._events.call_soon(self._guarded_outcome)
+        hurries = self._awaited()
+        if self._outcome_handle is not None:
+            if self._outcome_hurries or not hurries:
+                return
+            self._outcome_handle.cancel()
+        self._outcome_hurries = hurries
+        if hurries:
+            self._outcome_handle = self._events.call_soon(self._guarded_outcome)
+        else:
+            self._outcome_handle = self._events.call_later(LEISURE_S, self._guarded_outcome)
+
+    def _awaited(self) -> bool:
+        """Does anybody wait for what was decided to be carried out?"""
+        return bool(
+            self._paused
+            or self._watchers
+            or self._granted
+            or self._reads_by_token
+            or self._questions
+            or self._detached
+            or self.sessions.in_flight_operations
+            or (self.watches is not None and self.watches.active)
+            or any(
+                turn.reads
+                or turn.rejections
+                or turn.refused_reads
+                or turn.sealed
+                or turn.snapshot_wish
+                or turn.answers
+                or turn.installs
+                for turn in self._outcomes
+            )
+        )
 
     def _guarded_outcome(self) -> None:
-        self._outcome_scheduled = False
+        self._outcome_handle = None
         self._guard(self._outcome)
 
     def _outcome(self) -> None:

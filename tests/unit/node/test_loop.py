@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import replica.node.loop
 from replica.consensus.interface import (
     Capabilities,
     Command,
@@ -510,6 +511,44 @@ async def test_a_vote_leaves_before_the_own_state_is_brought_up_but_a_client_tha
     await passes()
     bench.complete()
     assert bench.account[-1] == "applied"
+
+
+async def test_what_nobody_waits_for_is_applied_at_leisure(monkeypatch):
+    monkeypatch.setattr(replica.node.loop, "LEISURE_S", 0.0)
+    bench = Bench("thread")
+    applied = asyncio.Event()
+    bench.loop.on_applied = lambda _operations: applied.set()
+    bench.loop.propose(somebody_elses_put())
+    await passes()
+    bench.complete()
+    await asyncio.wait_for(applied.wait(), 10)
+
+
+@pytest.mark.parametrize("waits", ["a read", "whoever looks after each turn"])
+async def test_what_is_applied_at_leisure_is_applied_at_once_when_somebody_comes_to_wait(monkeypatch, waits):
+    monkeypatch.setattr(replica.node.loop, "LEISURE_S", 3600.0)
+    bench = Bench("thread")
+    bench.loop.propose(somebody_elses_put())
+    await passes()
+    bench.complete()
+    await passes()
+    assert bench.machine.applied == 0
+    if waits == "a read":
+        bench.loop.ask(ReadRequested, lambda _refused: None)
+    else:
+        task = asyncio.ensure_future(bench.loop.until(lambda: bench.machine.applied == 2))
+        await passes()
+        bench.loop.propose(somebody_elses_put())
+        await passes()
+        bench.complete()
+        await asyncio.wait_for(task, 10)
+    await passes()
+    assert bench.machine.applied == (1 if waits == "a read" else 2)
+
+
+def somebody_elses_put() -> Command:
+    """A command of which nobody here wants to hear."""
+    return Command(runs.pack_payload(0, runs.encode_operations([kv.Put(b"key", b"value")])), 0, 7, 1)
 
 
 async def test_what_no_answer_needs_is_done_when_the_answers_are_on_their_way():
