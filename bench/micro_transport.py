@@ -32,6 +32,7 @@ from typing import Any
 from replica.transport import (
     Accept,
     Identity,
+    LessonSource,
     LinkEvent,
     LinkUp,
     PeerGreeting,
@@ -81,6 +82,9 @@ class Host:
 
     async def open_snapshot(self, _query: SnapshotQuery, /) -> SnapshotSource:
         raise SnapshotUnserved("nothing is stored here")
+
+    async def open_lesson(self, _query: SnapshotQuery, /) -> LessonSource:
+        raise SnapshotUnserved("nothing is taught here")
 
 
 def processor_time_s() -> float:

@@ -14,6 +14,9 @@ from replica.wire.v1 import admin_pb2, admin_pb2_grpc
 
 TIMEOUT_S = 5.0
 
+DECIDE_TIMEOUT_S = 40.0
+"""How long a change of the members may take once who comes has caught up."""
+
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
     """What replicas are shown: nothing by default, and plain text."""
@@ -101,7 +104,11 @@ def take_snapshot(address: str, *, timeout_s: float = 120.0, access: Access = OP
 
 
 def replace_member(
-    address: str, request: admin_pb2.ReplaceMemberRequest, *, timeout_s: float = 30.0, access: Access = OPEN
+    address: str,
+    request: admin_pb2.ReplaceMemberRequest,
+    *,
+    timeout_s: float = DECIDE_TIMEOUT_S,
+    access: Access = OPEN,
 ) -> admin_pb2.ReplaceMemberReply:
     """Ask the leader for a configuration with another member. Raises `AdminError`."""
     reply: admin_pb2.ReplaceMemberReply = _call(address, lambda stub: stub.ReplaceMember, request, timeout_s, access)

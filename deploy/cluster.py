@@ -536,8 +536,15 @@ class Cluster:
                 return True
             leader = self.leader()
             if leader is not None:
+                if request.add:
+                    request.catch_up_s = max(1.0, deadline - time.monotonic())
                 try:
-                    admin.replace_member(self.layout.replica(leader).client, request, access=self.access)
+                    admin.replace_member(
+                        self.layout.replica(leader).client,
+                        request,
+                        timeout_s=request.catch_up_s + admin.DECIDE_TIMEOUT_S,
+                        access=self.access,
+                    )
                     return True
                 except admin.AdminError as error:
                     self._refusal = str(error)

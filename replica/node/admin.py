@@ -41,6 +41,11 @@ DIGEST_TIMEOUT_S: Final = 10.0
 RECONFIGURE_TIMEOUT_S: Final = 30.0
 """How long a change of members may take, the snapshot at the seal included."""
 
+CATCH_UP_TIMEOUT_S: Final = 300.0
+"""How long who is to become a member may take to catch up, when the caller does not say."""
+
+CATCH_UP_MAX_S: Final = 86_400.0
+
 YIELD_TIMEOUT_S: Final = 5.0
 
 MEASURE_SAMPLES: Final = 10
@@ -161,9 +166,10 @@ class AdminService(wire.AdminServicer):
     ) -> wire.ReplaceMemberReply:
         """Have the next configuration decided, in which one member stands for another.
 
-        Returns once it holds here, on the leader: the other members follow by themselves, and the new one has yet to
-        fetch a snapshot and to be admitted. Keep the disk of the member that was removed until the new replica
-        reports itself ready. See "Replacing a member" in this folder's README.
+        Who comes is taught first, without a vote; when it is near, the change is proposed. Returns once that holds
+        here, on the leader: the other members follow by themselves, and the new one has yet to be admitted. Keep the
+        disk of the member that was removed until the new replica reports itself ready. See "Changing the members" in
+        this folder's README.
         """
         replica = self._replica
         await self._require_member(context)
@@ -179,6 +185,62 @@ class AdminService(wire.AdminServicer):
             raise
         if problem := self._stranded(configuration, following):
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{problem}; nothing was changed")
+        if not request.add:
+            return await self._change(following, context)
+        with replica.teaching.expecting(request.add):
+            await self._catch_up(request, configuration, context)
+            if problem := self._stranded(configuration, following):
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{problem}; nothing was changed")
+            return await self._change(following, context)
+
+    async def _catch_up(self, request: wire.ReplaceMemberRequest, configuration: Configuration, context: Any) -> None:
+        """Return once the newcomer is near enough to vote; what goes wrong until then has changed nothing."""
+        replica = self._replica
+        limit = request.catch_up_s or CATCH_UP_TIMEOUT_S
+        if not 0 < limit <= CATCH_UP_MAX_S:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"catch_up_s: {limit:g} is not above 0 and at most {CATCH_UP_MAX_S:g}; nothing was changed",
+            )
+
+        def deposed() -> bool:
+            return replica.coordinator.status().leader != replica.config.replica or self._moved(configuration)
+
+        if deposed():
+            await self._abort_refused(context, RejectRead(0, Reason.NOT_LEADER))
+        tasks = [
+            asyncio.ensure_future(replica.teaching.near(request.add)),
+            asyncio.ensure_future(replica.loop.until(deposed)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks[0] in done:
+            return
+        account = replica.teaching.account(request.add)
+        if tasks[1] not in done:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"replica {request.add} did not catch up within {limit:g} s ({account}); nothing was changed",
+            )
+        if problem := replica.unavailable():
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{problem}; nothing was changed")
+        if self._moved(configuration):
+            await context.abort(
+                grpc.StatusCode.ABORTED, "another change of the members was decided first; this one was not made"
+            )
+        await self._abort_refused(context, RejectRead(0, Reason.NOT_LEADER))
+
+    def _moved(self, configuration: Configuration) -> bool:
+        """Has another epoch begun, or the seal of the present one been decided?"""
+        return self._present().epoch != configuration.epoch or self._replica.loop.sealed
+
+    async def _change(self, following: Configuration, context: Any) -> wire.ReplaceMemberReply:
+        """Have ``following`` decided, and wait until it holds here."""
+        replica = self._replica
         refusals: list[RejectRead] = []
 
         def answered(answer: RejectRead | None) -> None:

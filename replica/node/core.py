@@ -70,6 +70,8 @@ class Core:
         self.begun = False
         """The replica has a place in an epoch. Before, it waits to join, and has neither coordinator nor loop."""
         self.stopping = False
+        self.learning = ""
+        """What this replica is being taught before it has a place in an epoch, in words; empty when it is not."""
         self.isolated = ""
         """Why this replica has known nothing new for a while, if so."""
         self.watches = Watches(self._history, self._cannot_watch, limits=config.limits, metrics=metrics)
@@ -337,7 +339,9 @@ class Core:
             return "the replica is shutting down"
         if self.failed.done():
             return "the replica has failed"
-        return "" if self.begun else "the replica waits to be made a member of the cluster"
+        if self.begun:
+            return ""
+        return f"the replica {self.learning or 'waits'} to be made a member of the cluster"
 
     def refusal(self, *, removing: bool = False) -> tuple[wire.Code, str] | None:
         """Why nothing may be proposed at present; with ``removing``, not even what frees space."""

@@ -61,6 +61,7 @@ from .config import Limits
 from .metrics import NodeMetrics
 from .sessions import PendingRead, Sessions
 from .shapes import Machine
+from .teaching import Teaching
 from .watches import Watches
 
 __all__ = ["Loop", "Network", "Writer", "covers"]
@@ -191,6 +192,8 @@ class Loop:
         """Told when a turn granted or renewed leases."""
         self.watches: Watches | None = None
         """Told when a turn has applied something, and there are any."""
+        self.teaching: Teaching | None = None
+        """Told what a turn has applied, while anybody is taught."""
 
     # ------------------------------------------------------------------------------------------ what comes in
 
@@ -637,6 +640,8 @@ class Loop:
         detached = self._detached
         applied = 0
         stages = self._stages
+        if self.teaching is not None and self.teaching.active:
+            self.teaching.delivered(deliveries)
         for deliver in deliveries:
             for outcome in apply(deliver.position, deliver.commands):
                 applied += outcome.count

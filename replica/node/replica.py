@@ -43,6 +43,8 @@ from replica.transport import (
     AddressUnavailable,
     EpochSeen,
     Identity,
+    Learning,
+    LessonSource,
     LinkEvent,
     LinkRefused,
     LinkUp,
@@ -282,6 +284,10 @@ class Replica(Stored):
         """Fetch a snapshot from a peer. Raises `SnapshotError`."""
         return await self.transport.fetch_snapshot(peer, frontier=frontier, epoch=epoch, sink=sink)
 
+    async def learn(self, peer: ReplicaId, *, sink: SnapshotSink, learning: Learning) -> None:
+        """Have a peer teach this replica. Raises `SnapshotError`, and what ``learning`` raises."""
+        await self.transport.learn(peer, sink=sink, learning=learning)
+
     # ----------------------------------------------------------------------------------- the transport's host
 
     def epoch(self) -> int:
@@ -316,15 +322,16 @@ class Replica(Stored):
             case EpochSeen(peer=peer, epoch=epoch):
                 if self.begun:
                     self.transitions.later_epoch(peer, epoch)
-            case LinkRefused(peer=peer, code=code, message=message):
-                self._refused(peer, code, message)
+            case LinkRefused(peer=peer, code=code, message=message, epoch=epoch):
+                self._refused(peer, code, message, epoch)
             case _:
                 pass
 
-    def _refused(self, peer: ReplicaId, code: RefusalCode, message: str) -> None:
+    def _refused(self, peer: ReplicaId, code: RefusalCode, message: str, epoch: int) -> None:
         """A peer does not let this replica in. What cannot get better by itself ends the replica."""
         if code is RefusalCode.NOT_A_MEMBER and self.begun:
-            if self.coordinator.sealed is None:
+            # Who asked as a learner, and has become a member since, is told of what it was.
+            if self.coordinator.sealed is None and epoch == self.coordinator.epoch:
                 self.fail(NotAMember(f"replica {peer} says: {message}"))
             # Else it is about to go by itself, once it is durable here who comes after it: somebody may wait for that.
         elif code in {RefusalCode.DIFFERENT_DISK, RefusalCode.WRONG_CLUSTER}:
@@ -389,6 +396,10 @@ class Replica(Stored):
     async def open_snapshot(self, query: SnapshotQuery, /) -> SnapshotSource:
         """Serve a snapshot to a peer."""
         return await self.transitions.serve(query)
+
+    async def open_lesson(self, query: SnapshotQuery, /) -> LessonSource:
+        """Teach a replica that is to become a member."""
+        return await self.transitions.teach(query)
 
     # ------------------------------------------------------------------------------------------- housekeeping
 

@@ -13,7 +13,7 @@ from replica.storage.coordinator import Anchor
 from replica.storage.errors import StorageError
 from replica.storage.recovery import Storage
 from replica.storage.writer import GroupWriter
-from replica.transport import SnapshotRefused, SnapshotSink
+from replica.transport import Learning, SnapshotRefused, SnapshotSink
 
 from .config import NodeConfig
 from .core import Core
@@ -22,6 +22,7 @@ from .folder import describe, open_data
 from .logs import Logger
 from .metrics import NodeMetrics
 from .shapes import Machine, make_machine
+from .teaching import Teaching
 from .transitions import Transitions
 
 __all__ = ["Stored", "admissions_needed"]
@@ -44,6 +45,7 @@ class Stored(Core):
         super().__init__(config, logger, metrics)
         self.storage: Storage
         self.writer: GroupWriter
+        self.teaching = Teaching()
         self.transitions = Transitions(self)
         self._opened = False
 
@@ -109,6 +111,7 @@ class Stored(Core):
             writer=self.writer,
             network=self,
         )
+        self.loop.teaching = self.teaching
         self.loop.on_sealed = self.transitions.sealed
         self.loop.on_snapshot_wish = self.transitions.wished
         self.loop.on_applied = self.transitions.applied
@@ -133,6 +136,7 @@ class Stored(Core):
     def take_over(self, machine: Machine) -> None:
         """An installed snapshot has replaced the state."""
         self.machine = machine
+        self.teaching.jumped()
         if self.begun:
             self.loop.machine = machine
             self.leases_touched()
@@ -170,4 +174,8 @@ class Stored(Core):
 
     async def fetch_snapshot(self, peer: ReplicaId, *, frontier: Frontier, epoch: int, sink: SnapshotSink) -> int:
         """Fetch a snapshot into ``sink``; its size in bytes. Raises `SnapshotError`."""
+        raise SnapshotRefused(peer, "this replica has no network")
+
+    async def learn(self, peer: ReplicaId, *, sink: SnapshotSink, learning: Learning) -> None:
+        """Have a peer teach this replica. Raises `SnapshotError`."""
         raise SnapshotRefused(peer, "this replica has no network")

@@ -1,4 +1,4 @@
-"""What changes where a replica stands: snapshots of its own, snapshots of others, the next epoch, joining.
+"""What changes where a replica stands: snapshots of its own, snapshots of others, the next epoch, learning, joining.
 
 All of it follows one pattern. The long part (writing a snapshot, fetching one, building a state from it)
 runs beside the loop, on worker threads. Then the loop is brought to rest, the anchor is committed to the
@@ -20,18 +20,36 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import msgspec
 
 from replica.consensus.frontiers import covers, joined, reach
-from replica.consensus.interface import Frontier, Put, Reason, ReplicaId, Sealed, SnapshotUnavailable, SnapshotWish
+from replica.consensus.interface import (
+    Deliver,
+    Frontier,
+    Put,
+    Reason,
+    ReplicaId,
+    Sealed,
+    SnapshotUnavailable,
+    SnapshotWish,
+)
 from replica.kv.layout import CorruptState
 from replica.kv.machine import Digest, StateMachine
 from replica.kv.objects import ObjectDigest, ObjectMachine, RegisterMachine
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor
 from replica.storage.errors import CorruptSnapshot, StorageError, StorageFull, WrongCluster
-from replica.storage.snapshots import SnapshotTask, SnapshotWritten
-from replica.transport import SnapshotError, SnapshotQuery, SnapshotRefused, SnapshotSource, SnapshotUnserved
+from replica.storage.learning import Learner, LessonBroken, News
+from replica.storage.snapshots import SnapshotReceiver, SnapshotTask, SnapshotWritten
+from replica.transport import (
+    LessonSource,
+    SnapshotError,
+    SnapshotQuery,
+    SnapshotRefused,
+    SnapshotSource,
+    SnapshotUnserved,
+)
 
 from .errors import NodeFailure
 from .fingerprint import DigestCancelled, DigestTask
 from .shapes import progress_of
+from .teaching import LessonGiven
 
 if TYPE_CHECKING:
     from .stored import Stored
@@ -185,7 +203,8 @@ class Transitions:
         async with self._lock:
             return await self._take_snapshot()
 
-    async def _take_snapshot(self) -> SnapshotReport:
+    async def _take_snapshot(self, begun: Callable[[int], object] | None = None) -> SnapshotReport:
+        """``begun`` is told the position that the snapshot will cover, before anything more is applied."""
         replica = self._replica
         coordinator, storage = replica.coordinator, replica.storage
         if isinstance(replica.machine, RegisterMachine):
@@ -198,6 +217,8 @@ class Transitions:
         self.commit_state()
         frontier = replica.machine.applied
         task = storage.begin_snapshot(coordinator.anchor_at(frontier))
+        if begun is not None:
+            begun(reach(frontier))
         try:
             written = await self._write(task)
         except (StorageError, OSError) as error:
@@ -268,6 +289,7 @@ class Transitions:
 
     def sealed(self, sealed: Sealed) -> None:
         """The protocol has reached the seal: everything before it has been applied."""
+        self._replica.teaching.sealed(sealed)
         self._replica.spawn(self._follow_seal(sealed))
 
     async def _follow_seal(self, sealed: Sealed) -> None:
@@ -358,9 +380,76 @@ class Transitions:
         replica.log.info("waiting to be made a member", asked=[member.replica for member in peers])
         while replica.storage.anchor is None:
             for member in peers:
-                if await self._fetch(member.replica, 0, 0):
+                # Who is to become a member is taught by the leader; who has become one without is sent the state.
+                if await self._learn(member.replica) or await self._fetch(member.replica, 0, 0):
                     return
             await asyncio.sleep(JOIN_PAUSE_S)
+
+    async def _learn(self, peer: ReplicaId) -> bool:
+        """Be taught by ``peer`` until the epoch begins in which this replica is a member. False when it does not teach,
+        or the lesson broke.
+        """
+        replica = self._replica
+        receiver = replica.storage.snapshots.receive()
+        try:
+            await replica.learn(peer, sink=receiver, learning=_Lessons(self, peer, receiver))
+        except StorageFull as error:
+            replica.storage.state.abort()
+            self._unlearned(peer, error, news=True)
+        except (SnapshotError, CorruptSnapshot, WrongCluster, LessonBroken, OSError) as error:
+            self._unlearned(peer, error, news=bool(replica.learning))
+        finally:
+            receiver.abandon()
+            replica.learning = ""
+        return replica.storage.anchor is not None
+
+    def _unlearned(self, peer: ReplicaId, error: Exception, *, news: bool) -> None:
+        log = self._replica.log
+        (log.warning if news else log.debug)("not taught", peer=peer, problem=str(error))
+
+    async def take_up(self, receiver: SnapshotReceiver, size: int) -> int:
+        """Go on from a snapshot without a place in its epoch; returns the position reached."""
+        replica = self._replica
+        storage = replica.storage
+        anchor = await asyncio.to_thread(receiver.finish, total_bytes=size)
+        installation = await asyncio.to_thread(storage.prepare_installation, anchor)
+        # No anchor is committed: a replica that stops before it is a member begins anew, and looks at none of it.
+        self._take_over(storage.adopt(installation))
+        return reach(replica.machine.applied)
+
+    @property
+    def replica_id(self) -> ReplicaId:
+        """Whose transitions these are."""
+        return self._replica.config.replica
+
+    def tell_learning(self, peer: ReplicaId, position: int) -> None:
+        """Let the status say how far the lesson has come."""
+        self._replica.learning = f"learns from replica {peer}, has reached position {position}, and waits"
+
+    def learned(self, deliveries: list[Deliver]) -> None:
+        """Apply what a teacher has applied. Raises `StorageFull`."""
+        machine = self._replica.machine
+        assert isinstance(machine, StateMachine), "lessons need one order"
+        for delivery in deliveries:
+            self._uncommitted += sum(command.count for command in delivery.commands)
+            machine.apply(delivery.position, delivery.commands)
+        machine.settle()
+        if self._uncommitted >= STATE_COMMIT_OPERATIONS:
+            self._uncommitted = 0
+            machine.commit()
+
+    async def graduate(self, anchor: Anchor) -> None:
+        """The state has everything before the seal that ``anchor`` stands behind: enter its epoch."""
+        replica = self._replica
+        storage = replica.storage
+        replica.machine.commit()
+        self._uncommitted = 0
+        task = storage.begin_snapshot(anchor)
+        await self._write(task)
+        storage.log.commit([[Put(META_TABLE, ANCHOR_KEY, task.anchor)]])
+        storage.snapshot_taken(task.anchor)
+        replica.log.info("joined", epoch=anchor.configuration.epoch, frontier=anchor.frontier, learned=True)
+        replica.begin(task.anchor)
 
     async def _fetch(self, peer: ReplicaId, frontier: Frontier, epoch: int) -> bool:
         """Fetch a snapshot and install it. False when there is none to be had from that peer now."""
@@ -467,6 +556,29 @@ class Transitions:
         except CorruptSnapshot as error:
             raise SnapshotUnserved(str(error), busy=True) from error
 
+    async def teach(self, query: SnapshotQuery) -> LessonSource:
+        """A lesson for a replica that is to become a member. Raises `SnapshotUnserved`."""
+        replica = self._replica
+        teaching = replica.teaching
+        if not replica.begun or not teaching.expects(query.replica):
+            raise SnapshotUnserved(f"this replica was not asked to make replica {query.replica} a member", busy=True)
+        given: list[LessonGiven] = []
+        async with self._lock:
+            try:
+                await self._take_snapshot(lambda start: given.append(teaching.begin(query.replica, start)))
+                given[0].snapshot = replica.storage.snapshots.send(replica.coordinator.anchor.snapshot)
+            except (NodeFailure, CorruptSnapshot) as error:
+                for each in given:
+                    each.lesson.broken(str(error))
+                    teaching.end(each)
+                raise SnapshotUnserved(str(error), busy=True) from error
+            except BaseException:
+                for each in given:
+                    teaching.end(each)
+                raise
+        replica.log.info("teaching", learner=query.replica, start=given[0].lesson.start)
+        return given[0]
+
     # ----------------------------------------------------------------------------------------------- internal
 
     @contextlib.asynccontextmanager
@@ -478,3 +590,40 @@ class Transitions:
             yield
         finally:
             loop.resume()
+
+
+_news: msgspec.msgpack.Decoder[News] = msgspec.msgpack.Decoder(News)
+
+
+class _Lessons:
+    """The learner's side of one lesson (`replica.transport.Learning`)."""
+
+    def __init__(self, transitions: Transitions, peer: ReplicaId, receiver: SnapshotReceiver) -> None:
+        self._transitions = transitions
+        self._peer = peer
+        self._receiver = receiver
+        self._learner: Learner
+
+    async def begin(self, total_bytes: int, /) -> int:
+        """See `replica.transport.Learning`."""
+        position = await self._transitions.take_up(self._receiver, total_bytes)
+        self._learner = Learner(self._transitions.replica_id, position)
+        self._transitions.tell_learning(self._peer, position)
+        return position
+
+    async def take(self, news: bytes, /) -> int | None:
+        """See `replica.transport.Learning`. Raises `LessonBroken`, `StorageFull`."""
+        try:
+            told = _news.decode(news)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise LessonBroken(f"what replica {self._peer} told does not decode: {error}") from None
+        learner = self._learner
+        self._transitions.learned(learner.accept(told))
+        self._transitions.tell_learning(self._peer, learner.applied)
+        if told.sealed is None:
+            return learner.applied
+        anchor = learner.anchor(told.sealed)
+        if anchor is None:
+            raise LessonBroken("the epoch ended without making this replica a member")
+        await self._transitions.graduate(anchor)
+        return None

@@ -12,6 +12,7 @@ import msgspec
 
 from replica.consensus.interface import Configuration, Frontier, ReplicaId
 from replica.storage.coordinator import Anchor
+from replica.storage.learning import News
 
 
 class Messages(msgspec.Struct, frozen=True):
@@ -30,6 +31,9 @@ class Greeting(msgspec.Struct, frozen=True):
     incarnation: int
     disk: str
     joining: bool = False
+    lesson: str = ""
+    """Of who is joining: the lesson that it is given, and how far it has come."""
+    applied: int = 0
 
 
 class Welcome(msgspec.Struct, frozen=True):
@@ -68,7 +72,40 @@ class SnapshotOffer(msgspec.Struct, frozen=True):
     image: object = None
 
 
-PeerFrame: TypeAlias = Messages | Greeting | Welcome | Refusal | EpochNotice | SnapshotRequest | SnapshotOffer
+class LessonBegun(msgspec.Struct, frozen=True):
+    """What a learner begins with; what is decided from there on follows under the lesson's name."""
+
+    lesson: str
+    anchor: Anchor
+    image: object
+
+
+class LessonNews(msgspec.Struct, frozen=True):
+    """What was decided, for a learner."""
+
+    lesson: str
+    news: News
+
+
+class LessonTaken(msgspec.Struct, frozen=True):
+    """How far a learner has come."""
+
+    lesson: str
+    applied: int
+
+
+PeerFrame: TypeAlias = (
+    Messages
+    | Greeting
+    | Welcome
+    | Refusal
+    | EpochNotice
+    | SnapshotRequest
+    | SnapshotOffer
+    | LessonBegun
+    | LessonNews
+    | LessonTaken
+)
 
 
 # ----------------------------------------------------------------------------------------------------------- clients

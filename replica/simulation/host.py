@@ -65,6 +65,7 @@ from replica.simulation.violation import Violation
 from replica.simulation.witness import Controls, Ledger
 from replica.simulation.world import World
 from replica.storage.coordinator import ANCHOR_KEY, META_TABLE, Anchor, Coordinator, Turn
+from replica.storage.learning import Learner, Lesson, LessonBroken
 
 OPERATOR: Final[Endpoint] = 0
 """Where an operator's requests come from. No endpoint of the network: an operator reaches every host that is up."""
@@ -385,6 +386,24 @@ class _Switch(msgspec.Struct):
     wished_from: ReplicaId = 0
 
 
+class _Teaching(msgspec.Struct):
+    """A lesson that a process gives."""
+
+    name: str
+    begun_at: float
+    lesson: Lesson
+
+
+class _Learning(msgspec.Struct):
+    """A lesson that a process is given."""
+
+    name: str
+    teacher: ReplicaId
+    learner: Learner
+    heard_at: float
+    graduating: bool = False
+
+
 class Process:
     """One run of a replica, from its start to its end."""
 
@@ -424,6 +443,10 @@ class Process:
         self._fetch_peer: ReplicaId = 0
         self._fetch_wished = False
         self._since_commit = 0
+        self._expected: set[ReplicaId] = set()
+        self._teaching: dict[ReplicaId, _Teaching] = {}
+        self._taught = 0
+        self._learning: _Learning | None = None
         self._sessions: dict[int, Endpoint] = {}
         self._openings: dict[bytes, Endpoint] = {}
         self._tokens = 0
@@ -534,6 +557,12 @@ class Process:
             self._epoch_notice(sender, frame.epoch)
         elif isinstance(frame, frames.SnapshotRequest):
             self._snapshot_requested(sender, frame)
+        elif isinstance(frame, frames.LessonBegun):
+            self._lesson_begun(sender, frame)
+        elif isinstance(frame, frames.LessonNews):
+            self._lesson_told(sender, frame)
+        elif isinstance(frame, frames.LessonTaken):
+            self._lesson_taken(sender, frame.lesson, frame.applied)
         else:
             self._snapshot_offered(sender, frame)
 
@@ -604,6 +633,7 @@ class Process:
         if greeting.joining:
             if coordinator.configuration.member(sender) is not None:
                 self._send(sender, frames.EpochNotice(coordinator.epoch))
+            self._teach(sender, greeting)
             return
         record = self._peer_disk(sender)
         if record is not None and record != greeting.disk:
@@ -688,16 +718,21 @@ class Process:
         """A joining replica asks whether it has become a member."""
         if self.coordinator is not None:
             return
+        learning = self._learning
+        if learning is not None and not learning.graduating and self._is_silent(learning.heard_at):
+            self._learning = learning = None
+        lesson, applied = ("", 0) if learning is None else (learning.name, learning.learner.applied)
         if self._fetch == 0:
             for peer in self.host.introduction.replicas:
                 if peer != self.replica:
-                    self._send(peer, frames.Greeting(0, self.incarnation, self.disk.identity, joining=True))
+                    greeting = frames.Greeting(0, self.incarnation, self.disk.identity, True, lesson, applied)
+                    self._send(peer, greeting)
         self.world.after(self.profile.greeting_s, self.enter, self._poll)
 
     def _epoch_notice(self, sender: ReplicaId, epoch: int) -> None:
         coordinator = self.coordinator
         if coordinator is None:
-            if self.disk.read(META_TABLE, ANCHOR_KEY) is None:
+            if self.disk.read(META_TABLE, ANCHOR_KEY) is None and self._learning is None:
                 self._fetch_snapshot(sender, epoch, 0, wished=False)
         elif epoch > coordinator.epoch and coordinator.sealed is None:
             self._fetch_snapshot(sender, epoch, 0, wished=False)
@@ -766,6 +801,114 @@ class Process:
             return
         self._switches.append(_Switch(anchor, image, "installed", sender if self._fetch_wished else 0))
         self._switch_when_idle()
+
+    # -------------------------------------------------------------------------------------------------------- lessons
+
+    def expect(self, learner: ReplicaId) -> bool:
+        """Teach ``learner`` when it asks; True once it is near enough to become a member."""
+        self._expected.add(learner)
+        given = self._teaching.get(learner)
+        return given is not None and given.lesson.near
+
+    def _is_silent(self, since: float) -> bool:
+        return self.world.now - since > self.profile.fetch_timeout_s
+
+    def _teach(self, learner: ReplicaId, greeting: frames.Greeting) -> None:
+        """A learner, or who would be one, has asked: begin its lesson, or tell again what it may not have heard."""
+        coordinator = self.coordinator
+        assert coordinator is not None
+        given = self._teaching.get(learner)
+        if coordinator.status().leader != self.replica:
+            # Who asked this replica to add a member has been refused, and asks the next leader.
+            self._expected.clear()
+            for lesson in [each.lesson for each in self._teaching.values() if each.lesson.sealed is None]:
+                lesson.broken("the teacher does not lead any more")
+        if given is not None and given.name == greeting.lesson and not given.lesson.problem:
+            self._lesson_taken(learner, greeting.lesson, greeting.applied)
+            given.lesson.rewind()
+            self._tell(learner, given, always=True)
+            return
+        if given is not None and given.lesson.acknowledged < 0 and not self._is_silent(given.begun_at):
+            return  # the snapshot is on its way
+        member = coordinator.configuration.member(learner) is not None
+        if learner not in self._expected or member or coordinator.sealed is not None:
+            return
+        applied = self.host.state.applied
+        assert isinstance(applied, int)
+        self._taught += 1
+        name = f"{self.replica}-{self.incarnation}-{self._taught}"
+        self._teaching[learner] = _Teaching(name, self.world.now, Lesson(learner, applied))
+        self.world.count("lessons begun")
+        begun = frames.LessonBegun(name, coordinator.anchor_at(applied), self._image(applied))
+        self._send(learner, begun, transfer_s=self.profile.snapshot_s)
+
+    def _tell(self, learner: ReplicaId, given: _Teaching, *, always: bool = False) -> None:
+        while given.lesson.unsaid or always:
+            always = False
+            self._send(learner, frames.LessonNews(given.name, given.lesson.take()))
+
+    def _tell_all(self, turn: Turn) -> None:
+        for learner, given in self._teaching.items():
+            given.lesson.delivered(turn.deliveries)
+            if turn.sealed is not None:
+                given.lesson.ended(turn.sealed)
+            if not given.lesson.problem and given.lesson.acknowledged >= 0:
+                self._tell(learner, given)
+
+    def _lesson_taken(self, learner: ReplicaId, name: str, applied: int) -> None:
+        given = self._teaching.get(learner)
+        if given is not None and given.name == name and not given.lesson.problem:
+            given.lesson.acknowledge(applied)
+
+    def _lesson_begun(self, sender: ReplicaId, begun: frames.LessonBegun) -> None:
+        if self.coordinator is None and self._learning is None and self._fetch == 0 and not self._switches:
+            self.world.after(self.profile.snapshot_s, self.enter, self._learn, sender, begun)
+
+    def _learn(self, teacher: ReplicaId, begun: frames.LessonBegun) -> None:
+        if self.coordinator is not None or self._learning is not None or self._fetch or self._switches:
+            return
+        if self._switching:
+            return
+        host = self.host
+        host.boundary("before a lesson is begun")
+        assert isinstance(begun.image, Image)
+        # Whatever an earlier lesson had come to is of no use any more.
+        host.oracle.stopped(self.replica)
+        host.state.load(begun.image)
+        host.oracle.moved(self.replica, host.state)
+        applied = host.state.applied
+        assert isinstance(applied, int)
+        self._learning = _Learning(begun.lesson, teacher, Learner(self.replica, applied), self.world.now)
+        self.trace.note(self.world.now, "lesson", self.replica, begun.lesson.encode())
+        self._send(teacher, frames.LessonTaken(begun.lesson, applied))
+
+    def _lesson_told(self, sender: ReplicaId, told: frames.LessonNews) -> None:
+        learning = self._learning
+        if learning is None or learning.name != told.lesson or learning.graduating:
+            return
+        learning.heard_at = self.world.now
+        learner = learning.learner
+        try:
+            fresh = learner.accept(told.news)
+            for delivery in fresh:
+                self._deliver(delivery)
+            self.world.count("positions learned before voting", len(fresh))
+            if told.news.sealed is None:
+                self._send(sender, frames.LessonTaken(told.lesson, learner.applied))
+                return
+            anchor = learner.anchor(told.news.sealed)
+        except LessonBroken:
+            self.world.count("news of lessons lost")
+            return  # it is told again when this replica asks next
+        if anchor is None:
+            self._learning = None  # another has become a member
+            return
+        learning.graduating = True
+        self.host.oracle.sealed(self.replica, told.news.sealed)
+        self.world.count("lessons ended by a seal")
+        self._freeze_commits = True
+        image = self._image(told.news.sealed.frontier)
+        self.world.after(self.profile.snapshot_s, self.enter, self._staged_own, anchor, image, "sealed")
 
     def _image(self, frontier: Frontier) -> Image:
         return self.host.state.image(frontier)
@@ -857,6 +1000,9 @@ class Process:
         if self.trace.readable:
             self.trace.say(self.world.now, host.name, f"snapshot {switch.kind}: {anchor.snapshot}")
         self.world.count(f"snapshots {switch.kind}")
+        if switch.kind == "installed":
+            for given in self._teaching.values():
+                given.lesson.broken("the teacher took over the state of another")
         if switch.kind != "taken":
             host.state.load(switch.image)
             self._freeze_commits = False
@@ -1117,6 +1263,8 @@ class Process:
             self._answer_register(answered)
         for grant in turn.reads:
             self._granted.append((grant.frontier, grant.token))
+        if self._teaching:
+            self._tell_all(turn)
         if self._granted:
             self._serve_reads()
         for reject in turn.rejections:

@@ -18,7 +18,7 @@ from replica.consensus.registry import find_protocol
 from replica.kv import operations as kv
 from replica.simulation.checks import check_complete, check_refusals
 from replica.simulation.clients import Client
-from replica.simulation.host import Armed, Host, Protocols
+from replica.simulation.host import Armed, Host, Process, Protocols
 from replica.simulation.judge import Judge
 from replica.simulation.machine import abilities_of
 from replica.simulation.network import LinkProfile, Network
@@ -52,6 +52,9 @@ CALM_AFTER_UNITS: Final = 8.0
 
 CALM_UNITS: Final = 5.0
 """Election timeouts for which the leader must then stay."""
+
+HURRIED: Final = 0.3
+"""So many of the changes are asked for before who comes has been taught."""
 
 CHECKED_ALWAYS: Final = ("invariants of the protocol", "liveness")
 """Whatever the protocol; the rest is up to the judge for its shape of decision, and to its witness."""
@@ -132,6 +135,9 @@ class Simulation:
             options=plan.options,
         )
         self.oracle = self._make_judge()
+        self._haste = self.world.generator("haste")
+        self._hurried = False
+        """The change under way does not wait until who comes has caught up."""
         self.change: Configuration | None = None
         """A configuration that the operator wants and that has not been decided."""
         self.rival: Configuration | None = None
@@ -393,13 +399,22 @@ class Simulation:
                 asked = [self.change] if self.rival is None else [self.change, self.rival]
                 self.draw.shuffle(asked)
                 for configuration in asked:
-                    leader.process.enter(leader.process.reconfigure, configuration)
+                    if self._prepared(configuration, leader.process):
+                        leader.process.enter(leader.process.reconfigure, configuration)
         elif self._leaving and not self.healed:
             if self.draw.random() < 0.2:
                 self._retire(self._leaving[0])
         elif self._leaving:
             self._retire(self._leaving[0])
         self.world.after(self.plan.unit_s / 2, self._watch)
+
+    def _prepared(self, configuration: Configuration, leader: Process) -> bool:
+        """Has the leader taught who comes? Some operators don't wait for that."""
+        if self._hurried:
+            return True
+        coming = set(configuration.replicas) - set(self.configuration.replicas)
+        near = [leader.expect(learner) for learner in sorted(coming)]
+        return all(near)
 
     def _follow(self) -> None:
         """Learn which configuration has been decided."""
@@ -669,6 +684,7 @@ class Simulation:
             return False
         self.change = self._successor(host)
         self.rival = None
+        self._hurried = self._haste.random() < HURRIED or not self.spec.capabilities.total_order
         if self.draw.random() < self.plan.rivals:
             other = self.draw.choice(self._members() or [host])
             if self._may_lose_in_peace(other):

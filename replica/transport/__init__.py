@@ -18,6 +18,8 @@ from .host import (
     Accept,
     EpochSeen,
     Identity,
+    Learning,
+    LessonSource,
     LinkDown,
     LinkEvent,
     LinkRefused,
@@ -46,6 +48,8 @@ __all__ = [
     "LinkFault", "NO_FAULT",
     # snapshots
     "SnapshotQuery", "SnapshotSource", "SnapshotSink", "SnapshotUnserved",
+    # lessons
+    "LessonSource", "Learning",
     # channels
     "Security", "PLAIN", "check_address", "create_server", "bind", "open_channel",
     # errors

@@ -63,6 +63,9 @@ SNAPSHOT_STREAMS_MAX: Final = 2
 BLOCKED_POLL_S: Final = 0.05
 """How often a transfer on a link that is blocked on purpose looks whether it may go on."""
 
+LAST_WORD_S: Final = 5.0
+"""How long a learner has to take the end of its lesson."""
+
 SNAPSHOT_STALL_S: Final = 15.0
 """A fetch that received nothing for so long is given up."""
 

@@ -98,6 +98,8 @@ class LinkRefused(msgspec.Struct, frozen=True):
     peer: ReplicaId
     code: RefusalCode
     message: str
+    epoch: int
+    """The epoch of the greeting that was refused."""
 
 
 class PeerArrived(msgspec.Struct, frozen=True):
@@ -158,6 +160,35 @@ class SnapshotSink(Protocol):
         """Take the next bytes; the return value is ignored. An exception ends the fetch and reaches the fetcher."""
 
 
+class LessonSource(Protocol):
+    """A snapshot, and then what is decided (see `replica.storage.learning`), for one learner."""
+
+    @property
+    def snapshot(self) -> SnapshotSource:
+        """What is sent first."""
+
+    async def news(self) -> bytes | None:
+        """What is sent next, encoded; empty when there has been nothing for a while, None at the end. Raises
+        `SnapshotUnserved` when the lesson cannot go on.
+        """
+
+    def applied(self, position: int, /) -> None:
+        """The learner says how far it has come."""
+
+    def close(self) -> None:
+        """Called exactly once, whatever became of the lesson; the snapshot is closed by then."""
+
+
+class Learning(Protocol):
+    """What the learner does with a lesson."""
+
+    async def begin(self, total_bytes: int, /) -> int:
+        """The snapshot is in the sink: go on from it, and return the position that it covers."""
+
+    async def take(self, news: bytes, /) -> int | None:
+        """Take news; the position reached, or None when the lesson is over."""
+
+
 class SnapshotUnserved(Exception):
     """Raised by a host that does not serve a snapshot request; the text goes to the peer. ``busy``: ask again."""
 
@@ -205,6 +236,9 @@ class TransportHost(Protocol):
 
     async def open_snapshot(self, query: SnapshotQuery, /) -> SnapshotSource:
         """Serve a snapshot to a peer, or raise `SnapshotUnserved`. Judge here whether the peer may have one."""
+
+    async def open_lesson(self, query: SnapshotQuery, /) -> LessonSource:
+        """Teach a replica that is to become a member, or raise `SnapshotUnserved`."""
 
 
 CONNECTION_FIRST: Final = 1

@@ -363,7 +363,7 @@ class PeerLink:
         if kind == "refusal":
             code = _refusal_code(reply.refusal.code)
             self.problem = f"refused ({code.name}): {reply.refusal.message}"
-            self._host.notified(LinkRefused(self.peer, code, reply.refusal.message))
+            self._host.notified(LinkRefused(self.peer, code, reply.refusal.message, greeting.epoch))
             return False
         if kind != "welcome":
             self._describe(f"expected an answer to the greeting, got {kind or 'nothing known'}")

@@ -20,7 +20,7 @@ import grpc.aio
 import msgspec
 
 from replica.consensus.interface import Frontier, ReplicaId
-from replica.wire.typed import PEER, SnapshotChunk, SnapshotRequest
+from replica.wire.typed import PEER, LearnChunk, LearnRequest, SnapshotChunk, SnapshotRequest
 
 from . import snapshots
 from .bounds import (
@@ -35,7 +35,7 @@ from .bounds import (
 from .channels import PLAIN, Security, bind, check_address, create_server
 from .errors import MessageTooLarge, SnapshotInterrupted
 from .faults import NO_FAULT, LinkFault, Randomness
-from .host import CONNECTION_FIRST, Identity, SnapshotSink, TransportHost
+from .host import CONNECTION_FIRST, Identity, Learning, SnapshotSink, TransportHost
 from .inbound import Inbound, InboundCounters
 from .links import LinkCounters, PeerLink
 from .snapshots import SnapshotServer
@@ -283,15 +283,10 @@ class Transport:
         `SnapshotRefused` (ask another peer, or the same later if ``busy``), `SnapshotInterrupted` (ask again), and
         what the sink raises. After an error what the sink holds is worthless. Safe to cancel.
         """
-        link = self._links.get(peer)
-        if link is None:
-            raise SnapshotInterrupted(peer, "it is not one of the peers")
-        if self._fault_towards(peer).blocked:
-            raise SnapshotInterrupted(peer, "blocked by an injected fault")
         return await snapshots.fetch_snapshot(
             identity=self._identity,
             peer=peer,
-            address=link.address,
+            address=self._address_for_snapshots(peer),
             frontier=frontier,
             epoch=epoch,
             sink=sink,
@@ -299,7 +294,29 @@ class Transport:
             stall_s=stall_s,
         )
 
+    async def learn(self, peer: ReplicaId, *, sink: SnapshotSink, learning: Learning) -> None:
+        """Have ``peer`` teach this replica until ``learning`` says that it is over; see `snapshots.learn`.
+
+        Raises `SnapshotRefused`, `SnapshotInterrupted`, and what sink and learning raise.
+        """
+        await snapshots.learn(
+            identity=self._identity,
+            peer=peer,
+            address=self._address_for_snapshots(peer),
+            sink=sink,
+            learning=learning,
+            security=self._security,
+        )
+
     # --------------------------------------------------------------------------------------------------------- internal
+
+    def _address_for_snapshots(self, peer: ReplicaId) -> str:
+        link = self._links.get(peer)
+        if link is None:
+            raise SnapshotInterrupted(peer, "it is not one of the peers")
+        if self._fault_towards(peer).blocked:
+            raise SnapshotInterrupted(peer, "blocked by an injected fault")
+        return link.address
 
     def _handlers(self) -> grpc.GenericRpcHandler:
         connect: Any = grpc.stream_stream_rpc_method_handler(self._inbound.connect)
@@ -308,7 +325,12 @@ class Transport:
             request_deserializer=SnapshotRequest.FromString,
             response_serializer=SnapshotChunk.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(PEER, {"Connect": connect, "FetchSnapshot": fetch})
+        learn: Any = grpc.stream_stream_rpc_method_handler(
+            self._snapshots.learn,
+            request_deserializer=LearnRequest.FromString,
+            response_serializer=LearnChunk.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(PEER, {"Connect": connect, "FetchSnapshot": fetch, "Learn": learn})
 
     def _fault_towards(self, peer: ReplicaId) -> LinkFault:
         shape, fault = self._shapes.get(peer, NO_FAULT), self._faults.get(peer, NO_FAULT)

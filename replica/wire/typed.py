@@ -59,6 +59,8 @@ from .v1.peer_pb2 import (
     Echo,
     EpochNotice,
     Greeting,
+    LearnChunk,
+    LearnRequest,
     Messages,
     PeerFrame,
     PeerReply,
@@ -119,8 +121,8 @@ def add_admin_servicer(servicer: AdminServicer, server: grpc.aio.Server) -> None
 
 __all__ = [
     # peers
-    "Echo", "EpochNotice", "Greeting", "Messages", "PeerFrame", "PeerReply", "PeerServicer", "Refusal",
-    "SnapshotChunk", "SnapshotRequest", "Welcome", "add_peer_servicer", "peer_stub",
+    "Echo", "EpochNotice", "Greeting", "LearnChunk", "LearnRequest", "Messages", "PeerFrame", "PeerReply",
+    "PeerServicer", "Refusal", "SnapshotChunk", "SnapshotRequest", "Welcome", "add_peer_servicer", "peer_stub",
     # clients
     "ClientFrame", "Closing", "Code", "Consistency", "Endpoint", "Hello", "Limits", "Read", "ReadResult", "Rejection",
     "Run", "RunResult", "ServerFrame", "SessionServicer", "Watch", "WatchEnded", "WatchNews",

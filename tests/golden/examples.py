@@ -14,7 +14,7 @@ from replica.consensus.codec import Codec
 from replica.consensus.registry import available, find_protocol
 from replica.kv import leases, machine, operations, sessions
 from replica.kv.layout import Changes
-from replica.storage import backup, coordinator, folder, records, snapshots, state
+from replica.storage import backup, coordinator, folder, learning, records, snapshots, state
 from replica.storage.envelope import Envelope
 from replica.wire.v1 import admin_pb2, client_pb2, peer_pb2
 
@@ -54,6 +54,7 @@ def everything() -> Iterator[Golden]:
 
 _STORAGE: tuple[type[msgspec.Struct], ...] = (
     coordinator.Anchor,
+    learning.News,
     records.StoredIdentity,
     records.Incarnation,
     records.Admission,

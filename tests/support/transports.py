@@ -11,6 +11,7 @@ from typing import Any
 from replica.transport import (
     Accept,
     Identity,
+    LessonSource,
     LinkEvent,
     LinkUp,
     PeerGreeting,
@@ -36,6 +37,7 @@ class RecordingHost:
         self.frames: list[tuple[int, list[Any]]] = []
         self.events: list[LinkEvent] = []
         self.queries: list[SnapshotQuery] = []
+        self.lesson: Callable[[SnapshotQuery], LessonSource] | None = None
         self.source: Callable[[SnapshotQuery], SnapshotSource] | None = None
         self.gate: asyncio.Event | None = None
         self._changed = asyncio.Event()
@@ -75,6 +77,11 @@ class RecordingHost:
         if self.source is None:
             raise SnapshotUnserved("there is none")
         return self.source(query)
+
+    async def open_lesson(self, query: SnapshotQuery, /) -> LessonSource:
+        if self.lesson is None:
+            raise SnapshotUnserved("nothing is taught here")
+        return self.lesson(query)
 
     # What a test asks.
 

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1breplica/wire/v1/admin.proto\x12\x08synod.v1\"\x0f\n\rStatusRequest\"\x8e\x04\n\x0bStatusReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08protocol\x18\x04 \x01(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x0e\n\x06leader\x18\x06 \x01(\r\x12\x16\n\x0eleader_address\x18\x07 \x01(\t\x12\x0e\n\x06\x62\x61llot\x18\x08 \x01(\t\x12\r\n\x05ready\x18\t \x01(\x08\x12\x11\n\taccepting\x18\n \x01(\x08\x12\x0f\n\x07\x64\x65\x63ided\x18\x0b \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x0c \x01(\x04\x12\x10\n\x08revision\x18\r \x01(\x04\x12\x11\n\tcompacted\x18\x0e \x01(\x04\x12\x12\n\ndurability\x18\x0f \x01(\t\x12\x11\n\tsync_mode\x18\x10 \x01(\t\x12\x13\n\x0bincarnation\x18\x11 \x01(\x04\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\'\n\x07members\x18\x13 \x03(\x0b\x32\x16.synod.v1.MemberStatus\x12\x11\n\tlog_first\x18\x14 \x01(\x04\x12\x11\n\tlog_bytes\x18\x15 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\x04\x12\x19\n\x11snapshot_frontier\x18\x17 \x01(\x04\x12\x10\n\x08sessions\x18\x18 \x01(\x04\x12\x0c\n\x04\x64isk\x18\x19 \x01(\t\x12\x10\n\x08uptime_s\x18\x1a \x01(\x01\x12\x0f\n\x07problem\x18\x1b \x01(\t\"\x95\x01\n\x0cMemberStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x15\n\rround_trip_ms\x18\x07 \x01(\x01\"4\n\rDigestRequest\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"N\n\x0b\x44igestReply\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04keys\x18\x04 \x01(\x04\"\x15\n\x13TakeSnapshotRequest\"G\n\x11TakeSnapshotReply\x12\x10\n\x08\x66rontier\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x11\n\tlog_first\x18\x03 \x01(\x04\"\x7f\n\x14ReplaceMemberRequest\x12\x0e\n\x06remove\x18\x01 \x01(\r\x12\x0b\n\x03\x61\x64\x64\x18\x02 \x01(\r\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12\x0c\n\x04zone\x18\x06 \x01(\t\"#\n\x12ReplaceMemberReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"!\n\x0cYieldRequest\x12\x11\n\tsuccessor\x18\x01 \x01(\r\"\x0c\n\nYieldReply\"\x89\x01\n\tLinkFault\x12\x0c\n\x04peer\x18\x01 \x01(\r\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\x01\x12\x11\n\tjitter_ms\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x0f\n\x07\x62locked\x18\x05 \x01(\x08\x12\x14\n\x0crate_bytes_s\x18\x06 \x01(\x01\x12\x14\n\x0cjitter_shape\x18\x07 \x01(\t\"\xa7\x01\n\x13InjectFaultsRequest\x12\"\n\x05links\x18\x01 \x03(\x0b\x32\x13.synod.v1.LinkFault\x12\x0c\n\x04heal\x18\x02 \x01(\x08\x12\x15\n\rsync_delay_ms\x18\x03 \x01(\x01\x12\x11\n\tdisk_full\x18\x04 \x01(\x08\x12#\n\x06shapes\x18\x05 \x03(\x0b\x32\x13.synod.v1.LinkFault\x12\x0f\n\x07reshape\x18\x06 \x01(\x08\"\x13\n\x11InjectFaultsReply\"9\n\x13MeasureLinksRequest\x12\x0f\n\x07samples\x18\x01 \x01(\r\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"6\n\x0fLinkMeasurement\x12\x0c\n\x04peer\x18\x01 \x01(\r\x12\x15\n\rround_trip_ms\x18\x02 \x03(\x01\"=\n\x11MeasureLinksReply\x12(\n\x05links\x18\x01 \x03(\x0b\x32\x19.synod.v1.LinkMeasurement\"\x10\n\x0eMetricsRequest\"\"\n\x0cMetricsReply\x12\x12\n\nexposition\x18\x01 \x01(\t2\xa2\x04\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.synod.v1.StatusRequest\x1a\x15.synod.v1.StatusReply\x12\x38\n\x06\x44igest\x12\x17.synod.v1.DigestRequest\x1a\x15.synod.v1.DigestReply\x12J\n\x0cTakeSnapshot\x12\x1d.synod.v1.TakeSnapshotRequest\x1a\x1b.synod.v1.TakeSnapshotReply\x12M\n\rReplaceMember\x12\x1e.synod.v1.ReplaceMemberRequest\x1a\x1c.synod.v1.ReplaceMemberReply\x12\x35\n\x05Yield\x12\x16.synod.v1.YieldRequest\x1a\x14.synod.v1.YieldReply\x12J\n\x0cInjectFaults\x12\x1d.synod.v1.InjectFaultsRequest\x1a\x1b.synod.v1.InjectFaultsReply\x12J\n\x0cMeasureLinks\x12\x1d.synod.v1.MeasureLinksRequest\x1a\x1b.synod.v1.MeasureLinksReply\x12;\n\x07Metrics\x12\x18.synod.v1.MetricsRequest\x1a\x16.synod.v1.MetricsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1breplica/wire/v1/admin.proto\x12\x08synod.v1\"\x0f\n\rStatusRequest\"\x8e\x04\n\x0bStatusReply\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\x10\n\x08protocol\x18\x04 \x01(\t\x12\x0c\n\x04role\x18\x05 \x01(\t\x12\x0e\n\x06leader\x18\x06 \x01(\r\x12\x16\n\x0eleader_address\x18\x07 \x01(\t\x12\x0e\n\x06\x62\x61llot\x18\x08 \x01(\t\x12\r\n\x05ready\x18\t \x01(\x08\x12\x11\n\taccepting\x18\n \x01(\x08\x12\x0f\n\x07\x64\x65\x63ided\x18\x0b \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x0c \x01(\x04\x12\x10\n\x08revision\x18\r \x01(\x04\x12\x11\n\tcompacted\x18\x0e \x01(\x04\x12\x12\n\ndurability\x18\x0f \x01(\t\x12\x11\n\tsync_mode\x18\x10 \x01(\t\x12\x13\n\x0bincarnation\x18\x11 \x01(\x04\x12\x0f\n\x07version\x18\x12 \x01(\t\x12\'\n\x07members\x18\x13 \x03(\x0b\x32\x16.synod.v1.MemberStatus\x12\x11\n\tlog_first\x18\x14 \x01(\x04\x12\x11\n\tlog_bytes\x18\x15 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\x04\x12\x19\n\x11snapshot_frontier\x18\x17 \x01(\x04\x12\x10\n\x08sessions\x18\x18 \x01(\x04\x12\x0c\n\x04\x64isk\x18\x19 \x01(\t\x12\x10\n\x08uptime_s\x18\x1a \x01(\x01\x12\x0f\n\x07problem\x18\x1b \x01(\t\"\x95\x01\n\x0cMemberStatus\x12\x0f\n\x07replica\x18\x01 \x01(\r\x12\x14\n\x0cpeer_address\x18\x02 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x03 \x01(\t\x12\x0e\n\x06region\x18\x04 \x01(\t\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x11\n\tconnected\x18\x06 \x01(\x08\x12\x15\n\rround_trip_ms\x18\x07 \x01(\x01\"4\n\rDigestRequest\x12\x10\n\x08\x61t_least\x18\x01 \x01(\x04\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"N\n\x0b\x44igestReply\x12\x0f\n\x07\x61pplied\x18\x01 \x01(\x04\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0c\n\x04keys\x18\x04 \x01(\x04\"\x15\n\x13TakeSnapshotRequest\"G\n\x11TakeSnapshotReply\x12\x10\n\x08\x66rontier\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x11\n\tlog_first\x18\x03 \x01(\x04\"\x93\x01\n\x14ReplaceMemberRequest\x12\x0e\n\x06remove\x18\x01 \x01(\r\x12\x0b\n\x03\x61\x64\x64\x18\x02 \x01(\r\x12\x14\n\x0cpeer_address\x18\x03 \x01(\t\x12\x16\n\x0e\x63lient_address\x18\x04 \x01(\t\x12\x0e\n\x06region\x18\x05 \x01(\t\x12\x0c\n\x04zone\x18\x06 \x01(\t\x12\x12\n\ncatch_up_s\x18\x07 \x01(\x01\"#\n\x12ReplaceMemberReply\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"!\n\x0cYieldRequest\x12\x11\n\tsuccessor\x18\x01 \x01(\r\"\x0c\n\nYieldReply\"\x89\x01\n\tLinkFault\x12\x0c\n\x04peer\x18\x01 \x01(\r\x12\x10\n\x08\x64\x65lay_ms\x18\x02 \x01(\x01\x12\x11\n\tjitter_ms\x18\x03 \x01(\x01\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x0f\n\x07\x62locked\x18\x05 \x01(\x08\x12\x14\n\x0crate_bytes_s\x18\x06 \x01(\x01\x12\x14\n\x0cjitter_shape\x18\x07 \x01(\t\"\xa7\x01\n\x13InjectFaultsRequest\x12\"\n\x05links\x18\x01 \x03(\x0b\x32\x13.synod.v1.LinkFault\x12\x0c\n\x04heal\x18\x02 \x01(\x08\x12\x15\n\rsync_delay_ms\x18\x03 \x01(\x01\x12\x11\n\tdisk_full\x18\x04 \x01(\x08\x12#\n\x06shapes\x18\x05 \x03(\x0b\x32\x13.synod.v1.LinkFault\x12\x0f\n\x07reshape\x18\x06 \x01(\x08\"\x13\n\x11InjectFaultsReply\"9\n\x13MeasureLinksRequest\x12\x0f\n\x07samples\x18\x01 \x01(\r\x12\x11\n\ttimeout_s\x18\x02 \x01(\x01\"6\n\x0fLinkMeasurement\x12\x0c\n\x04peer\x18\x01 \x01(\r\x12\x15\n\rround_trip_ms\x18\x02 \x03(\x01\"=\n\x11MeasureLinksReply\x12(\n\x05links\x18\x01 \x03(\x0b\x32\x19.synod.v1.LinkMeasurement\"\x10\n\x0eMetricsRequest\"\"\n\x0cMetricsReply\x12\x12\n\nexposition\x18\x01 \x01(\t2\xa2\x04\n\x05\x41\x64min\x12\x38\n\x06Status\x12\x17.synod.v1.StatusRequest\x1a\x15.synod.v1.StatusReply\x12\x38\n\x06\x44igest\x12\x17.synod.v1.DigestRequest\x1a\x15.synod.v1.DigestReply\x12J\n\x0cTakeSnapshot\x12\x1d.synod.v1.TakeSnapshotRequest\x1a\x1b.synod.v1.TakeSnapshotReply\x12M\n\rReplaceMember\x12\x1e.synod.v1.ReplaceMemberRequest\x1a\x1c.synod.v1.ReplaceMemberReply\x12\x35\n\x05Yield\x12\x16.synod.v1.YieldRequest\x1a\x14.synod.v1.YieldReply\x12J\n\x0cInjectFaults\x12\x1d.synod.v1.InjectFaultsRequest\x1a\x1b.synod.v1.InjectFaultsReply\x12J\n\x0cMeasureLinks\x12\x1d.synod.v1.MeasureLinksRequest\x1a\x1b.synod.v1.MeasureLinksReply\x12;\n\x07Metrics\x12\x18.synod.v1.MetricsRequest\x1a\x16.synod.v1.MetricsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,30 +35,30 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_TAKESNAPSHOTREQUEST']._serialized_end=894
   _globals['_TAKESNAPSHOTREPLY']._serialized_start=896
   _globals['_TAKESNAPSHOTREPLY']._serialized_end=967
-  _globals['_REPLACEMEMBERREQUEST']._serialized_start=969
-  _globals['_REPLACEMEMBERREQUEST']._serialized_end=1096
-  _globals['_REPLACEMEMBERREPLY']._serialized_start=1098
-  _globals['_REPLACEMEMBERREPLY']._serialized_end=1133
-  _globals['_YIELDREQUEST']._serialized_start=1135
-  _globals['_YIELDREQUEST']._serialized_end=1168
-  _globals['_YIELDREPLY']._serialized_start=1170
-  _globals['_YIELDREPLY']._serialized_end=1182
-  _globals['_LINKFAULT']._serialized_start=1185
-  _globals['_LINKFAULT']._serialized_end=1322
-  _globals['_INJECTFAULTSREQUEST']._serialized_start=1325
-  _globals['_INJECTFAULTSREQUEST']._serialized_end=1492
-  _globals['_INJECTFAULTSREPLY']._serialized_start=1494
-  _globals['_INJECTFAULTSREPLY']._serialized_end=1513
-  _globals['_MEASURELINKSREQUEST']._serialized_start=1515
-  _globals['_MEASURELINKSREQUEST']._serialized_end=1572
-  _globals['_LINKMEASUREMENT']._serialized_start=1574
-  _globals['_LINKMEASUREMENT']._serialized_end=1628
-  _globals['_MEASURELINKSREPLY']._serialized_start=1630
-  _globals['_MEASURELINKSREPLY']._serialized_end=1691
-  _globals['_METRICSREQUEST']._serialized_start=1693
-  _globals['_METRICSREQUEST']._serialized_end=1709
-  _globals['_METRICSREPLY']._serialized_start=1711
-  _globals['_METRICSREPLY']._serialized_end=1745
-  _globals['_ADMIN']._serialized_start=1748
-  _globals['_ADMIN']._serialized_end=2294
+  _globals['_REPLACEMEMBERREQUEST']._serialized_start=970
+  _globals['_REPLACEMEMBERREQUEST']._serialized_end=1117
+  _globals['_REPLACEMEMBERREPLY']._serialized_start=1119
+  _globals['_REPLACEMEMBERREPLY']._serialized_end=1154
+  _globals['_YIELDREQUEST']._serialized_start=1156
+  _globals['_YIELDREQUEST']._serialized_end=1189
+  _globals['_YIELDREPLY']._serialized_start=1191
+  _globals['_YIELDREPLY']._serialized_end=1203
+  _globals['_LINKFAULT']._serialized_start=1206
+  _globals['_LINKFAULT']._serialized_end=1343
+  _globals['_INJECTFAULTSREQUEST']._serialized_start=1346
+  _globals['_INJECTFAULTSREQUEST']._serialized_end=1513
+  _globals['_INJECTFAULTSREPLY']._serialized_start=1515
+  _globals['_INJECTFAULTSREPLY']._serialized_end=1534
+  _globals['_MEASURELINKSREQUEST']._serialized_start=1536
+  _globals['_MEASURELINKSREQUEST']._serialized_end=1593
+  _globals['_LINKMEASUREMENT']._serialized_start=1595
+  _globals['_LINKMEASUREMENT']._serialized_end=1649
+  _globals['_MEASURELINKSREPLY']._serialized_start=1651
+  _globals['_MEASURELINKSREPLY']._serialized_end=1712
+  _globals['_METRICSREQUEST']._serialized_start=1714
+  _globals['_METRICSREQUEST']._serialized_end=1730
+  _globals['_METRICSREPLY']._serialized_start=1732
+  _globals['_METRICSREPLY']._serialized_end=1766
+  _globals['_ADMIN']._serialized_start=1769
+  _globals['_ADMIN']._serialized_end=2315
 # @@protoc_insertion_point(module_scope)

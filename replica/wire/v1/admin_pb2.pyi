@@ -120,20 +120,22 @@ class TakeSnapshotReply(_message.Message):
     def __init__(self, frontier: _Optional[int] = ..., bytes: _Optional[int] = ..., log_first: _Optional[int] = ...) -> None: ...
 
 class ReplaceMemberRequest(_message.Message):
-    __slots__ = ("remove", "add", "peer_address", "client_address", "region", "zone")
+    __slots__ = ("remove", "add", "peer_address", "client_address", "region", "zone", "catch_up_s")
     REMOVE_FIELD_NUMBER: _ClassVar[int]
     ADD_FIELD_NUMBER: _ClassVar[int]
     PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     ZONE_FIELD_NUMBER: _ClassVar[int]
+    CATCH_UP_S_FIELD_NUMBER: _ClassVar[int]
     remove: int
     add: int
     peer_address: str
     client_address: str
     region: str
     zone: str
-    def __init__(self, remove: _Optional[int] = ..., add: _Optional[int] = ..., peer_address: _Optional[str] = ..., client_address: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
+    catch_up_s: float
+    def __init__(self, remove: _Optional[int] = ..., add: _Optional[int] = ..., peer_address: _Optional[str] = ..., client_address: _Optional[str] = ..., region: _Optional[str] = ..., zone: _Optional[str] = ..., catch_up_s: _Optional[float] = ...) -> None: ...
 
 class ReplaceMemberReply(_message.Message):
     __slots__ = ("epoch",)

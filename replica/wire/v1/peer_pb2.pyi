@@ -137,3 +137,19 @@ class SnapshotChunk(_message.Message):
     total_bytes: int
     last: bool
     def __init__(self, data: _Optional[bytes] = ..., offset: _Optional[int] = ..., total_bytes: _Optional[int] = ..., last: bool = ...) -> None: ...
+
+class LearnRequest(_message.Message):
+    __slots__ = ("request", "applied")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    request: SnapshotRequest
+    applied: int
+    def __init__(self, request: _Optional[_Union[SnapshotRequest, _Mapping]] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class LearnChunk(_message.Message):
+    __slots__ = ("snapshot", "news")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    NEWS_FIELD_NUMBER: _ClassVar[int]
+    snapshot: SnapshotChunk
+    news: bytes
+    def __init__(self, snapshot: _Optional[_Union[SnapshotChunk, _Mapping]] = ..., news: _Optional[bytes] = ...) -> None: ...

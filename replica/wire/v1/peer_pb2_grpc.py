@@ -24,6 +24,11 @@ class PeerStub(object):
                 request_serializer=replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotRequest.SerializeToString,
                 response_deserializer=replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotChunk.FromString,
                 )
+        self.Learn = channel.stream_stream(
+                '/synod.v1.Peer/Learn',
+                request_serializer=replica_dot_wire_dot_v1_dot_peer__pb2.LearnRequest.SerializeToString,
+                response_deserializer=replica_dot_wire_dot_v1_dot_peer__pb2.LearnChunk.FromString,
+                )
 
 
 class PeerServicer(object):
@@ -43,6 +48,13 @@ class PeerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Learn(self, request_iterator, context):
+        """Asked by a replica that is to become a member: a snapshot, and then what is decided, until the epoch is sealed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -55,6 +67,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.FetchSnapshot,
                     request_deserializer=replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotRequest.FromString,
                     response_serializer=replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotChunk.SerializeToString,
+            ),
+            'Learn': grpc.stream_stream_rpc_method_handler(
+                    servicer.Learn,
+                    request_deserializer=replica_dot_wire_dot_v1_dot_peer__pb2.LearnRequest.FromString,
+                    response_serializer=replica_dot_wire_dot_v1_dot_peer__pb2.LearnChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,5 +114,22 @@ class Peer(object):
         return grpc.experimental.unary_stream(request, target, '/synod.v1.Peer/FetchSnapshot',
             replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotRequest.SerializeToString,
             replica_dot_wire_dot_v1_dot_peer__pb2.SnapshotChunk.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Learn(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(request_iterator, target, '/synod.v1.Peer/Learn',
+            replica_dot_wire_dot_v1_dot_peer__pb2.LearnRequest.SerializeToString,
+            replica_dot_wire_dot_v1_dot_peer__pb2.LearnChunk.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -36,6 +36,12 @@ class PeerStub:
     ]
     """A snapshot of the state, streamed on a channel of its own."""
 
+    Learn: grpc.StreamStreamMultiCallable[
+        replica.wire.v1.peer_pb2.LearnRequest,
+        replica.wire.v1.peer_pb2.LearnChunk,
+    ]
+    """Asked by a replica that is to become a member: a snapshot, and then what is decided, until the epoch is sealed."""
+
 class PeerAsyncStub:
     Connect: grpc.aio.StreamStreamMultiCallable[
         replica.wire.v1.peer_pb2.PeerFrame,
@@ -48,6 +54,12 @@ class PeerAsyncStub:
         replica.wire.v1.peer_pb2.SnapshotChunk,
     ]
     """A snapshot of the state, streamed on a channel of its own."""
+
+    Learn: grpc.aio.StreamStreamMultiCallable[
+        replica.wire.v1.peer_pb2.LearnRequest,
+        replica.wire.v1.peer_pb2.LearnChunk,
+    ]
+    """Asked by a replica that is to become a member: a snapshot, and then what is decided, until the epoch is sealed."""
 
 class PeerServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -65,5 +77,13 @@ class PeerServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[collections.abc.Iterator[replica.wire.v1.peer_pb2.SnapshotChunk], collections.abc.AsyncIterator[replica.wire.v1.peer_pb2.SnapshotChunk]]:
         """A snapshot of the state, streamed on a channel of its own."""
+
+    @abc.abstractmethod
+    def Learn(
+        self,
+        request_iterator: _MaybeAsyncIterator[replica.wire.v1.peer_pb2.LearnRequest],
+        context: _ServicerContext,
+    ) -> typing.Union[collections.abc.Iterator[replica.wire.v1.peer_pb2.LearnChunk], collections.abc.AsyncIterator[replica.wire.v1.peer_pb2.LearnChunk]]:
+        """Asked by a replica that is to become a member: a snapshot, and then what is decided, until the epoch is sealed."""
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

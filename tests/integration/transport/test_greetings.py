@@ -104,7 +104,7 @@ async def test_the_host_of_the_refused_is_told_why_and_asks_again_until_it_is_le
     async with running(one, two, connected=False):
         two.transport.set_peers({1: one.address})
         await two.host.until(lambda: len(two.host.events_of(LinkRefused)) >= 2)
-        assert two.host.events_of(LinkRefused)[0] == LinkRefused(1, code, "not today")
+        assert two.host.events_of(LinkRefused)[0] == LinkRefused(1, code, "not today", two.host.epoch())
         assert "not today" in two.transport.peers()[1].problem
         assert not two.host.events_of(LinkUp)
         assert not one.host.events_of(PeerArrived)

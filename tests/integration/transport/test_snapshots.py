@@ -8,6 +8,7 @@ import pytest
 
 from replica.transport import (
     LinkFault,
+    SnapshotError,
     SnapshotInterrupted,
     SnapshotQuery,
     SnapshotRefused,
@@ -15,7 +16,7 @@ from replica.transport import (
     bind,
     create_server,
 )
-from replica.wire.typed import PeerServicer, SnapshotChunk, add_peer_servicer
+from replica.wire.typed import LearnChunk, PeerServicer, SnapshotChunk, add_peer_servicer
 from tests.support.transports import PATIENCE_S, Party, eventually, running
 
 CONTENT = bytes(range(256)) * 10_000
@@ -56,6 +57,44 @@ class Sink:
     def write(self, data: bytes, /) -> int:
         self.content += data
         return len(data)
+
+
+class Told:
+    """A lesson of a snapshot and some news."""
+
+    def __init__(self, source: Source, news: list[bytes | Exception]) -> None:
+        self.snapshot = source
+        self.heard: list[int] = []
+        self.closed = 0
+        self._news = news
+
+    async def news(self) -> bytes | None:
+        if not self._news:
+            return None
+        told = self._news.pop(0)
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    def applied(self, position: int, /) -> None:
+        self.heard.append(position)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Pupil:
+    """Counts what it is told, until it is told of the end."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+
+    async def begin(self, total_bytes: int, /) -> int:
+        return total_bytes
+
+    async def take(self, news: bytes, /) -> int | None:
+        self.taken.append(news)
+        return None if news == b"the end" else len(self.taken)
 
 
 @pytest.fixture
@@ -144,6 +183,11 @@ async def test_a_peer_that_breaks_the_rules_has_sent_no_snapshot(chunks, complai
             for chunk in chunks:
                 yield chunk
 
+        async def Learn(self, request_iterator, context):  # noqa: N802
+            await anext(request_iterator)
+            for chunk in chunks:
+                yield LearnChunk(snapshot=chunk)
+
     server = create_server()
     add_peer_servicer(Careless(), server)
     port = bind(server, "127.0.0.1:0")
@@ -154,6 +198,8 @@ async def test_a_peer_that_breaks_the_rules_has_sent_no_snapshot(chunks, complai
             one.transport.set_peers({2: f"127.0.0.1:{port}"})
             with pytest.raises(SnapshotInterrupted, match=complaint):
                 await one.transport.fetch_snapshot(2, frontier=0, epoch=1, sink=Sink())
+            with pytest.raises(SnapshotInterrupted, match=complaint):
+                await one.transport.learn(2, sink=Sink(), learning=Pupil())
     finally:
         await server.stop(None)
 
@@ -298,3 +344,34 @@ async def test_whoever_is_no_peer_is_not_asked(pair):
     one, _ = pair
     with pytest.raises(SnapshotInterrupted, match="not one of the peers"):
         await one.transport.fetch_snapshot(9, frontier=0, epoch=1, sink=Sink())
+
+
+async def test_a_lesson_is_a_snapshot_and_what_follows_it_and_the_learner_says_how_far_it_is(pair):
+    one, two = pair
+    told = Told(Source(CONTENT), [b"first", b"", b"second", b"the end"])
+    two.host.lesson = lambda _: told
+    pupil, sink = Pupil(), Sink()
+    await one.transport.learn(2, sink=sink, learning=pupil)
+    assert sink.content == CONTENT
+    assert pupil.taken == [b"first", b"second", b"the end"]
+    await eventually(lambda: told.closed == 1)
+    assert told.snapshot.closed == 1
+    assert set(told.heard) <= {len(CONTENT), 1, 2}
+
+
+@pytest.mark.parametrize("news", [[b"first"], [SnapshotUnserved("it was given up", busy=True)]])
+async def test_a_lesson_that_ends_early_is_an_error(pair, news, monkeypatch):
+    monkeypatch.setattr("replica.transport.snapshots.LAST_WORD_S", 0.1)
+    one, two = pair
+    told = Told(Source(CONTENT), news)
+    two.host.lesson = lambda _: told
+    # Why it ended is lost where the learner was about to say something.
+    with pytest.raises(SnapshotError):
+        await one.transport.learn(2, sink=Sink(), learning=Pupil())
+    await eventually(lambda: told.closed == 1)
+
+
+async def test_who_is_not_to_be_taught_is_refused(pair):
+    one, _ = pair
+    with pytest.raises(SnapshotRefused, match="nothing is taught here"):
+        await one.transport.learn(2, sink=Sink(), learning=Pupil())
