@@ -255,7 +255,7 @@ class PointView(msgspec.Struct, kw_only=True):
             found.append("simulated")
         if self.harness_limited:
             found.append("harness-limited")
-        if any(run.near_null for run in self.usable):
+        elif any(run.near_null for run in self.usable):
             found.append("harness-limited (null)")
         if any(run.leader_astray for run in self.usable):
             found.append("leader not where it was to be")
@@ -318,6 +318,11 @@ class ExperimentView(msgspec.Struct, kw_only=True):
     def at(self, label: str, value: Scalar) -> PointView | None:
         """The point of a target at a value."""
         return next((point for point in self.points if (point.label, point.value) == (label, value)), None)
+
+    @property
+    def has_slow_paths(self) -> bool:
+        """Some commands took a slow path; where none did, there is nothing to show."""
+        return any(found.mean > 0 for point in self.points if (found := point.slow_paths) is not None)
 
     @property
     def region_names(self) -> list[str]:

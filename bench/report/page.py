@@ -101,7 +101,7 @@ def _section(
         "setting": _setting(view),
         "resources": _resources(view),
         "reasons": list(dict.fromkeys(reason for point in view.points for reason in point.reasons)),
-        "slow_paths": any(point.slow_paths for point in view.points),
+        "slow_paths": view.has_slow_paths,
         "settled": [row for point in view.points for row in settlements(point)],
         "notes": list(dict.fromkeys(note for run in view.runs for note in run.notes)),
     }
@@ -153,7 +153,7 @@ def _plots(view: ExperimentView, palette: Palette, target: Path) -> Iterator[Plo
                 f"{view.title}: latency by region over the time of the run",
                 lambda: plots.regions_over_time(view, palette, value),
             )
-    if view.numeric and any(point.slow_paths for point in view.points):
+    if view.numeric and view.has_slow_paths:
         yield made("slow-paths", f"{view.title}: share of slow paths", lambda: plots.slow_paths(view, palette))
     if any(run.latencies for run in view.runs):
         yield made("cdf", f"{view.title}: distribution of latencies", lambda: plots.cdf(view, palette, value))

@@ -41,7 +41,7 @@ def table(view: ExperimentView) -> Table:
     made.add_column("p99 ms", justify="right", no_wrap=True)
     if several:
         made.add_column(f"× {view.baseline}", justify="right")
-    slow = any(point.slow_paths for point in view.points)
+    slow = view.has_slow_paths
     if slow:
         made.add_column("slow paths", justify="right", no_wrap=True)
     made.add_column("verdict", no_wrap=True)

@@ -294,6 +294,13 @@ def test_the_share_of_slow_paths_stands_in_the_table_and_has_a_plot(tmp_path):
     assert (tmp_path / "plots" / "conflict-slow-paths.png").exists()
 
 
+def test_where_no_command_took_a_slow_path_nothing_is_said_of_it(tmp_path):
+    runs = [run_result("load", "epaxos", load, axis="load.in_flight", counters={"fast": 300}) for load in (1, 64)]
+    [view] = views_of(tmp_path, runs)
+    assert not view.has_slow_paths
+    assert "slow paths" not in write_report(read_folder(tmp_path)).read_text()
+
+
 def test_along_an_axis_of_numbers_each_region_has_a_panel_with_its_prediction(tmp_path):
     runs = [
         run_result("conflict", "epaxos", percent, axis="workload.conflict.percent",
