@@ -17,9 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
-from bench.micro_metadata.databases import NoPostgreSQL, on_database, opened, postgresql
+from bench.micro_metadata.databases import NoPostgreSQL, on_database, opened, postgresql, servers
 from bench.micro_metadata.work import Counted, judge, on_synod, prepare
 from bench.results import ratio
+from bench.usage import Meter
 from deploy import Cluster
 
 START_S: Final = 0.3
@@ -27,6 +28,8 @@ START_S: Final = 0.3
 
 READY_S: Final = 300.0
 SIDES: Final = ("synod", "sqlite", "postgresql")
+MADE: Final = ("runs", "models", "points")
+CPU: Final = ("servers", "callers")
 IDENTITY: Final = {
     "sqlite": "INTEGER PRIMARY KEY",
     "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
@@ -49,9 +52,14 @@ class Side(msgspec.Struct):
     processes: list[Any]
     pipes: list[Any]
     judge: Callable[[], tuple[dict[str, int], list[str]]]
+    servers: Callable[[], dict[str, int]] = dict
+    """Processes that serve, beside those that ask."""
     rates: list[float] = []
     kinds: Counter[str] = Counter()
     made: Counter[str] = Counter()
+    served_s: float = 0.0
+    asked_s: float = 0.0
+    """CPU time of both."""
 
     def ready(self) -> None:
         """Wait until all of its processes are."""
@@ -62,6 +70,8 @@ class Side(msgspec.Struct):
 
     def round(self, seconds: float) -> None:
         """One round by all processes."""
+        meter = Meter(self.servers())
+        meter.begin()
         begin = time.time() + START_S
         for pipe in self.pipes:
             pipe.send((begin, seconds))
@@ -73,6 +83,8 @@ class Side(msgspec.Struct):
             done += sum(counted.within.values())
             self.kinds += Counter(counted.within)
             self.made += Counter(counted.made)
+            self.asked_s += counted.cpu_s
+        self.served_s += sum(each.cpu_user_s + each.cpu_system_s for each in meter.end())
         self.rates.append(done / seconds)
 
     def end(self) -> None:
@@ -123,6 +135,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], str, bool]:
 def _begun(name: str, folder: Path, options: argparse.Namespace, stack: ExitStack) -> Side:
     """A side with its data and processes, which end with the stack. Raises `NoPostgreSQL`."""
     found: Callable[[], tuple[dict[str, int], list[str]]]
+    serving: Callable[[], dict[str, int]] = dict
     target: Any = on_database
     arguments: tuple[str, ...]
     if name == "synod":
@@ -133,12 +146,20 @@ def _begun(name: str, folder: Path, options: argparse.Namespace, stack: ExitStac
         asyncio.run(prepare(url))
         target, arguments = on_synod, (url,)
 
+        def serving() -> dict[str, int]:
+            return {f"replica {each.replica}": each.process for each in cluster.layout.replicas if each.process}
+
         def found() -> tuple[dict[str, int], list[str]]:
             return asyncio.run(judge(url))
     else:
         address = str(folder / "metadata.sqlite")
         if name == "postgresql":
-            address = stack.enter_context(postgresql(folder / "postgresql", options.processes * options.tasks))
+            place = folder / "postgresql"
+            address = stack.enter_context(postgresql(place, options.processes * options.tasks))
+
+            def serving() -> dict[str, int]:
+                return servers(place)
+
         database = opened(name, address)
         database.prepare(IDENTITY[name])
         database.close()
@@ -152,7 +173,7 @@ def _begun(name: str, folder: Path, options: argparse.Namespace, stack: ExitStac
                 again.close()
 
     context = multiprocessing.get_context("spawn")
-    side = Side(name, [], [], found, [], Counter(), Counter())
+    side = Side(name, [], [], found, serving, [], Counter(), Counter())
     stack.callback(side.end)
     for worker in range(options.processes):
         ours, theirs = context.Pipe()
@@ -185,6 +206,8 @@ def _figures(sides: list[Side], options: argparse.Namespace) -> dict[str, Any]:
             # More than was acknowledged can be there only where an answer was lost, which these rounds wait for.
             "lost": {what: side.made[what] - count for what, count in there.items()},
             "kinds": dict(side.kinds),
+            "server_cpu_ms": 1e3 * side.served_s / max(1, side.kinds.total()),
+            "caller_cpu_ms": 1e3 * side.asked_s / max(1, side.kinds.total()),
         }
     if sides and sides[0].name == "synod":
         for other in sides[1:]:
@@ -200,15 +223,16 @@ def table(figures: dict[str, Any]) -> str:
     lines = [
         f"{callers}, {figures['repetitions']} interleaved rounds of {figures['seconds']:g} s",
         "",
-        "| | operations/s, median (least to most) | acknowledged: runs, models, points | lost |",
-        "| --- | --- | --- | --- |",
+        f"| | operations/s, median, least, most | CPU ms an operation: {', '.join(CPU)} | {', '.join(MADE)} | lost |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, side in figures["sides"].items():
         rates, made = side["per_s"], side["acknowledged"]
-        counts = ", ".join(str(made.get(what, 0)) for what in ("runs", "models", "points"))
-        spread = f"{statistics.median(rates):.0f} ({min(rates):.0f} to {max(rates):.0f})"
-        lines.append(f"| {name} | {spread} | {counts} | {sum(side['lost'].values())} |")
-    lines += [f"| {name} | skipped: {why} | | |" for name, why in figures["skipped"].items()]
+        counts = ", ".join(str(made.get(what, 0)) for what in MADE)
+        spread = f"{statistics.median(rates):.0f}, {min(rates):.0f}, {max(rates):.0f}"
+        cpu = f"{side['server_cpu_ms']:.2f}, {side['caller_cpu_ms']:.2f}"
+        lines.append(f"| {name} | {spread} | {cpu} | {counts} | {sum(side['lost'].values())} |")
+    lines += [f"| {name} | skipped: {why} | | | |" for name, why in figures["skipped"].items()]
     lines.append("")
     for what, each in figures["ratios"].items():
         interval = f"95 % interval {each['low']:.2f} to {each['high']:.2f}" if each["low"] is not None else "one round"

@@ -165,6 +165,15 @@ class PostgreSQL(Database):
         self._connection.close()
 
 
+def servers(folder: Path) -> dict[str, int]:
+    """The processes of a PostgreSQL in a folder: one for each connection, and some beside them."""
+    import psutil  # an extra
+
+    lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+    parent = psutil.Process(int(lines[0]))
+    return {f"postgres {each.pid}": each.pid for each in (parent, *parent.children(recursive=True))}
+
+
 def opened(kind: str, address: str) -> Database:
     """A connection to one or the other."""
     return SQLite(address) if kind == "sqlite" else PostgreSQL(address)
@@ -201,6 +210,7 @@ def on_database(pipe: Any, kind: str, address: str, worker: int, tasks: int) -> 
             answers.append((within, made))
 
         time.sleep(max(0.0, begin - time.time()))
+        used = time.process_time()
         if tasks == 1:
             call(callers[0])
         else:
@@ -213,7 +223,7 @@ def on_database(pipe: Any, kind: str, address: str, worker: int, tasks: int) -> 
         for one, other in answers:
             within += one
             made += other
-        pipe.send(Counted(dict(within), dict(made)))
+        pipe.send(Counted(dict(within), dict(made), time.process_time() - used))
     for database, *_ in callers:
         database.close()
 

@@ -63,6 +63,8 @@ class Counted(msgspec.Struct):
 
     within: dict[str, int]
     made: dict[str, int]
+    cpu_s: float
+    """What the process used during the round."""
 
 
 # --------------------------------------------------------------------------------------------------------------- Synod
@@ -154,8 +156,9 @@ def on_synod(pipe: Any, url: str, worker: int, tasks: int) -> None:
                         within[step.kind] += 1
 
                 await asyncio.sleep(max(0.0, begin - time.time()))
+                used = time.process_time()
                 await asyncio.gather(*(call(each) for each in callers))
-                pipe.send(Counted(dict(within), dict(made)))
+                pipe.send(Counted(dict(within), dict(made), time.process_time() - used))
 
     asyncio.run(run())
 

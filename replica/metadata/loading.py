@@ -43,6 +43,8 @@ class _Item(msgspec.Struct, frozen=True):
     """The id of what comes to be; 0 for an edge."""
     joins: tuple[int, ...]
     """Ids that must be there."""
+    claims: tuple[bytes, ...] = ()
+    """Keys that must not be there."""
 
 
 class Load:
@@ -214,8 +216,14 @@ class Load:
                 await store._link(unit, edge, made.id, place)
 
         conditions: set[tuple[str, int | str]] = {("type", of.number), *(("object", place) for _, place in places)}
-        names = [("name", f"{of.number}/{made.name}")] if made.name is not None else []
-        names += [("external", made.external_id)] if made.external_id is not None else []
+        names: list[tuple[str, int | str]] = []
+        claims: list[bytes] = []
+        if made.name is not None:
+            names.append(("name", f"{of.number}/{made.name}"))
+            claims.append(store.keys.name(of.number, made.name))
+        if made.external_id is not None:
+            names.append(("external", made.external_id))
+            claims.append(store.keys.external(made.external_id))
         await self._add(
             _Item(
                 build=build,
@@ -224,6 +232,7 @@ class Load:
                 size=len(encode_object(made)),
                 creates=made.id,
                 joins=tuple(place for _, place in places),
+                claims=tuple(claims),
             )
         )
         return made.id
@@ -287,7 +296,14 @@ class Load:
         await self._carry_some(items)
 
     async def _carry_some(self, items: list[_Item]) -> None:
+        keys = self._store.keys
+
         async def build(unit: Unit) -> None:
+            if unit.reading:
+                own = {item.creates for item in items}
+                joins = dict.fromkeys(each for item in items for each in item.joins if each not in own)
+                await unit.look_ahead(key for each in joins for key in (keys.object(each), keys.tomb(each)))
+                await unit.look_ahead(key for item in items for key in item.claims)
             for item in items:
                 await item.build(unit)
 

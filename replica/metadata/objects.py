@@ -146,6 +146,7 @@ class Objects(Core):
             keys = [item.key for item in page]
 
             async def fill(unit: Unit, keys: list[bytes] = keys) -> None:
+                await unit.look_ahead(keys)
                 for each in keys:
                     item = await unit.get(each)
                     assert item is not None

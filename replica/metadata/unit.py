@@ -12,7 +12,7 @@ included, at most one takes effect, and the record says which.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 from replica.client import Compare, Delete, Get, KeyValue, Put, Unchanged
@@ -55,6 +55,13 @@ class Unit:
             self.revision = self.revision or got.revision
             self._known[key] = got.item
         return self._known[key]
+
+    async def look_ahead(self, keys: Iterable[bytes]) -> None:
+        """Read many keys at once that will be looked at, at this unit's revision."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._known]
+        if missing and not self.revision:
+            await self.look(missing.pop())
+        self._known.update(zip(missing, await self._core.fetch_all(missing, self.revision), strict=True))
 
     async def get(self, key: bytes) -> KeyValue | None:
         """The key at this unit's revision; the unit takes effect only if it is unchanged since."""
