@@ -2,15 +2,17 @@
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
-from replica.client import connect_async
+from replica.client import MaybeCommitted, Unavailable, connect_async
 from replica.kv.operations import Transaction
 from replica.metadata import AlreadyExists, AsyncMetadata, InvalidValue, NotFound, SyncLoad, UnknownProperty, WrongState
 from replica.metadata.check import check
 from replica.metadata.loading import IN_FLIGHT
 from replica.metadata.unit import PARTS_MAX
+from tests.unit.metadata.flaky import Flaky
 
 
 def put(load: SyncLoad, *parts: list[str], error: Exception | None = None) -> None:
@@ -151,3 +153,37 @@ async def test_an_index_that_is_added_meanwhile_is_whole(monkeypatch):
                     number += 1
         report = await check(store)
         assert (report.count, report.entries) == (0, number)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it is sent", "after it took effect"])
+async def test_a_crash_at_any_step_of_a_load_leaves_nothing_half_done(before, monkeypatch):
+    monkeypatch.setattr("replica.metadata.core.PAUSE_MAX_S", 0.0)
+    step, ends = 0, set()
+    async with connect_async("memory:") as store:
+        while True:
+            step += 1
+            prefix = f"p{step}/"
+            md = AsyncMetadata(store, prefix=prefix)
+            await md.define_type("Data", properties={"rows": int}, index=["rows"])
+            await md.define_type("Train", kind="execution")
+            flaky: Any = Flaky(store, step, before=before)
+            told: list[int] = []
+            load = AsyncMetadata(flaky, prefix=prefix).load()
+            try:
+                async with load:
+                    for number in range(150):
+                        made = await load.put_artifact("Data", name=f"{number}", properties={"rows": number})
+                        run = await load.put_execution("Train", name=f"{number}")
+                        await load.put_output(run, made)
+                        told += [made, run]
+            except (Unavailable, MaybeCommitted):
+                pass
+            else:
+                break
+            report = await check(store, prefix=prefix)
+            assert not report.count, (step, report.faults)
+            assert report.objects + report.edges >= load.acknowledged
+            assert report.edges <= report.objects / 2
+            ends.add(report.objects)
+    assert len(ends) > 3
+    assert len(told) == load.acknowledged * 2 / 3 == 300

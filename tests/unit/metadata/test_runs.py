@@ -1,7 +1,6 @@
 """Executions as blocks, and what is left when something fails at any step of one."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from replica.client import MaybeCommitted, Unavailable, connect_async
 from replica.metadata import AlreadyExists, AsyncMetadata, Context, RunLost, UnknownType
 from replica.metadata.check import check
+from tests.unit.metadata.flaky import Flaky
 
 # A run is a block, and what is awaited is what becomes of it at its end.
 # ruff: noqa: PT012
@@ -106,40 +106,6 @@ def test_a_run_whose_lease_has_ended_has_failed_and_publishes_nothing(lab):
 
 
 # ------------------------------------------------------------------------------------------------- faults at every step
-
-
-class Flaky:
-    """A store that fails at one chosen operation: before it is sent, or after it took effect."""
-
-    def __init__(self, inner: Any, step: int, *, before: bool, once: bool = False) -> None:
-        self._inner = inner
-        self._step = step
-        self._before = before
-        self._once = once
-        self.steps = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    async def _run(self, send: Callable[[], Any], lost: Exception) -> Any:
-        self.steps += 1
-        if self.steps > self._step and not self._once:
-            raise Unavailable("gone")
-        if self.steps == self._step and self._before:
-            raise Unavailable("not sent")
-        result = await send()
-        if self.steps == self._step:
-            raise lost
-        return result
-
-    def execute(self, operation: Any, **options: Any) -> Any:
-        return self._run(lambda: self._inner.execute(operation, **options), MaybeCommitted("the answer was lost"))
-
-    def read(self, operation: Any, **options: Any) -> Any:
-        return self._run(lambda: self._inner.read(operation, **options), Unavailable("the answer was lost"))
-
-    def add(self, key: bytes, delta: int) -> Any:
-        return self._run(lambda: self._inner.add(key, delta), MaybeCommitted("the answer was lost"))
 
 
 async def publish(md: AsyncMetadata) -> None:
