@@ -88,6 +88,30 @@ async def test_it_takes_few_transactions_and_little_memory(monkeypatch):
         assert (report.count, report.entries, report.names) == (0, 2000, 2000)
 
 
+async def test_an_edge_waits_for_what_it_joins(monkeypatch):
+    async with connect_async("memory:") as store:
+        md = AsyncMetadata(store)
+        await md.define_type("Data")
+        await md.define_type("Train", kind="execution")
+        run = await md.put_execution("Train")
+        execute, order = store.execute, []
+
+        async def slow(operation, **options):
+            """The first is overtaken by whatever is sent meanwhile."""
+            order.extend([operation] if isinstance(operation, Transaction) else [])
+            for _ in range(2000 if order == [operation] else 0):
+                await asyncio.sleep(0)
+            return await execute(operation, **options)
+
+        monkeypatch.setattr(store, "execute", slow)
+        async with md.load() as load:
+            made = [await load.put_artifact("Data") for _ in range(PARTS_MAX)]
+            for each in made:
+                await load.put_input(run, each)
+        assert len(await md.edges(run)) == PARTS_MAX
+        assert not (await check(store)).count
+
+
 def test_a_refusal_ends_the_load_and_what_was_acknowledged_stays(lab):
     lab.put_artifact("Data", name="taken")
     load = lab.load()

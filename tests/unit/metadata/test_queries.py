@@ -9,8 +9,9 @@ import pytest
 from replica.metadata import FilterError, InvalidValue, Metadata, UnknownProperty, UnknownType, core, queries
 
 
-def test_an_index_never_changes_what_is_found(md):
+def test_an_index_never_changes_what_is_found(md, monkeypatch):
     """The same objects under a type with indexes and one without, and many filters: the answers agree."""
+    monkeypatch.setattr(queries, "FRONT", 4)
     draw = random.Random(7)
     fields = {"n": int, "x": float, "s": str, "b": bool}
     md.define_type("Plain", properties=fields)
@@ -40,10 +41,9 @@ def test_an_index_never_changes_what_is_found(md):
         )
         assert plain == indexed, each
     for order in [f"{sign}properties.{field}" for sign in ("", "-") for field in fields]:
-        for each in ["", "properties.b = TRUE", "properties.n >= 0", "properties.s > 'a'", "name LIKE '%1%'"]:
-            for limit in (1, 4, 100):
-                plain, indexed = (paged(md, kind, each, order, limit) for kind in ("Plain", "Indexed"))
-                assert plain == indexed, (order, each, limit)
+        for each in ["", "properties.b = TRUE", "properties.n >= 0", "properties.s > 'a'"]:
+            plain, indexed = (paged(md, kind, each, order, 7) for kind in ("Plain", "Indexed"))
+            assert plain == indexed, (order, each)
 
 
 def paged(md: Metadata, kind: str, each: str, order: str, limit: int) -> list[str | None]:
@@ -58,13 +58,14 @@ def paged(md: Metadata, kind: str, each: str, order: str, limit: int) -> list[st
         token = page.next
 
 
-def test_text_with_a_zero_byte_is_ordered_as_it_is(md):
+def test_text_with_a_zero_byte_is_ordered_as_it_is(md, monkeypatch):
+    monkeypatch.setattr(queries, "FRONT", 3)
     md.define_type("Indexed", properties={"s": str}, index=["s"])
-    texts = ["a\x00\x01", "a", "a\x00", "a\x00b", "", "\x00", "b"]
+    texts = ["a\x00\x01", "a", "a\x00", "a\x00", "a\x00b", "b"]
     for number, text in enumerate(texts):
         md.put_artifact("Indexed", name=f"{number}", properties={"s": text})
     for sign in ("", "-"):
-        names = paged(md, "Indexed", "", f"{sign}properties.s", 2)
+        names = paged(md, "Indexed", "", f"{sign}properties.s", 1)
         assert [texts[int(each or 0)] for each in names] == sorted(texts, reverse=bool(sign))
 
 
