@@ -72,6 +72,8 @@ class Core:
         self.stopping = False
         self.learning = ""
         """What this replica is being taught before it has a place in an epoch, in words; empty when it is not."""
+        self.resting = ""
+        """Why this replica takes part in nothing for want of room, if so."""
         self.isolated = ""
         """Why this replica has known nothing new for a while, if so."""
         self.watches = Watches(self._history, self._cannot_watch, limits=config.limits, metrics=metrics)
@@ -340,7 +342,7 @@ class Core:
         if self.failed.done():
             return "the replica has failed"
         if self.begun:
-            return ""
+            return self.resting
         return f"the replica {self.learning or 'waits'} to be made a member of the cluster"
 
     def refusal(self, *, removing: bool = False) -> tuple[wire.Code, str] | None:

@@ -45,6 +45,7 @@ from replica.consensus.interface import (
     Install,
     Proposed,
     ReadRequested,
+    Reason,
     Received,
     Reject,
     RejectRead,
@@ -177,6 +178,7 @@ class Loop:
         self._scheduled = False
         self._halted = False
         self._paused = False
+        self._resting = False
         self._idle: asyncio.Future[None] | None = None
         self._watchers: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -199,6 +201,8 @@ class Loop:
 
     def received(self, sender: int, messages: list[Any]) -> None:
         """Messages of the present epoch from a peer, in the order of sending."""
+        if self._resting:
+            return  # lost, as on a link that is down
         self._received.append((sender, messages))
         self._received_count += len(messages)
         self.wake()
@@ -342,7 +346,7 @@ class Loop:
 
     def _guarded_turn(self) -> None:
         self._scheduled = False
-        if self._halted or self._paused:
+        if self._halted or self._paused or self._resting:
             return
         if self._commit_scheduled:
             # A group of the last turn is about to be committed inline; what has come meanwhile shares the next.
@@ -723,7 +727,7 @@ class Loop:
 
     def _timer_due(self) -> None:
         self._timer = None
-        if self._halted or self._paused:
+        if self._halted or self._paused or self._resting:
             return
         deadline = self._coordinator.next_deadline()
         if deadline is not None and deadline <= self._clock():
@@ -751,6 +755,32 @@ class Loop:
         if not self._halted:
             self._arm()
             self.wake()
+
+    def rest(self) -> None:
+        """Step no further until `rouse`, and lose what arrives: to its peers this replica is as if cut off.
+
+        What waits for its turn is refused for certain; what was proposed stays open.
+        """
+        self._resting = True
+        self.forget_received()
+        commands, self._commands = self._commands, []
+        for command in commands:
+            self._reject(Reject(command, Reason.OVERLOADED, True))
+        reads, self._reads = self._reads, []
+        for read in reads:
+            self.sessions.reject_read(read, RejectRead(0, Reason.OVERLOADED))
+        self.sessions.flush()
+
+    def rouse(self) -> None:
+        """Go on after `rest`."""
+        self._resting = False
+        if not self._paused:
+            self.resume()
+
+    @property
+    def resting(self) -> bool:
+        """Between `rest` and `rouse`?"""
+        return self._resting
 
     def halt(self) -> None:
         """Step no more, for good."""

@@ -428,8 +428,26 @@ class Replica(Stored):
             await asyncio.sleep(HOUSEKEEPING_S)
             await self._look_around()
 
+    def _look_for_room(self) -> None:
+        """Rest without room, before a commit fails for want of it; go on when there is some again."""
+        problem = self.storage.space.exhausted() or ""
+        if bool(problem) != bool(self.resting):
+            if problem:
+                self.log.error("no room: resting", problem=problem)
+                self.loop.rest()
+                self.sessions.close_all(wire.Code.UNAVAILABLE, problem)
+            else:
+                self.log.info("room again: going on", rested_for=self.resting)
+                for peer in self.coordinator.configuration.replicas:
+                    if peer != self.config.replica:
+                        self.loop.post(PeerReset(peer))
+                self.loop.rouse()
+        self.resting = problem
+
     async def _look_around(self) -> None:
         self.sessions.review()
+        if self.begun and not self.loop.halted:
+            self._look_for_room()
         ready = not self.problem()
         if ready != self.ready:
             self.ready = ready
@@ -482,6 +500,7 @@ class Replica(Stored):
         return {
             "ready": ("1 when linearizable commands would be served, here or through the leader.", float(self.ready)),
             "leading": ("1 when this replica leads.", float(status.leader == self.config.replica)),
+            "resting": ("1 while this replica takes part in nothing for want of room.", float(bool(self.resting))),
             "epoch": ("The configuration epoch.", float(self.coordinator.epoch)),
             "applied": ("The last position applied.", float(progress_of(self.machine))),
             "revision": ("The revision of the store.", float(self.machine.revision)),

@@ -4,11 +4,19 @@ Two things can run out: the file system, and the map that LMDB reserves for an e
 space, large and sparse). Both are judged with a reserve, because what has been proposed must still be written, and
 truncating a log writes, too. The answer is kept for a moment: asking the kernel costs more than a command.
 
-There are two marks. Beyond the first nothing is taken that adds data; what removes it is taken up to the second, or a
+There are three marks. Beyond the first nothing is taken that adds data; what removes it is taken up to the second, or a
 full store could never be emptied. Removing writes at first (a record in the log, a tombstone in the history) and frees
 only when the history is compacted; and LMDB never gives pages back to the file system but uses them again itself. So
 what counts is the pages in use, not the extent of the files, and free pages within the files make up for a part of the
 reserve that the file system lacks. A removal copies the pages that it touches: in a small map, remove in pieces.
+
+The third mark is for what this replica does not decide: a follower writes what its leader proposes, and others may use
+the same disk. Beyond it the replica *rests*: it writes no more and so takes part in nothing, as if it were cut off,
+which any protocol survives, and goes on when there is room again. What is left below that mark is for what was
+under way. A commit that fails all the same, because the disk filled up faster than anybody looked, is fatal and not
+tried again: LMDB may have written a part of it, and whether a write that failed for want of space may be repeated is
+not told apart, safely on every file system, from a sync that failed, after which nobody knows what the disk holds. The
+replica then ends with one line that says so, has acknowledged nothing of it, and starts again once there is room.
 """
 
 from __future__ import annotations
@@ -30,6 +38,15 @@ FREE_SHARE_REMOVING: Final = 0.5
 FREE_SHARE_REUSING: Final = 0.75
 """Of the reserve: with less left in the file system, free pages within the files do not make up for it. Above
 `FREE_SHARE_REMOVING`, so that fragmentation, which has files grow in spite of free pages, leaves room for removals."""
+
+FREE_SHARE_RESTING: Final = 0.25
+"""Of the reserve: with less left in the file system, the replica rests."""
+
+FREE_SHARE_ROUSING: Final = 0.375
+"""Of the reserve: with as much left again, a replica that rests goes on."""
+
+MAP_USED_RESTING: Final = 0.98
+"""Above this share of pages in use, the replica rests as well: it needs a larger map."""
 
 MAP_USED_MAX: Final = 0.85
 """Above this share of pages in use, an environment counts as nearly full. What is left is for truncation (LMDB copies
@@ -72,6 +89,7 @@ class SpaceGuard:
         self._fresh_until = float("-inf")
         self._reason: str | None = None
         self._reason_removing: str | None = None
+        self._resting_until_free = 0.0
         self.freshness_s = FRESHNESS_S
         self.pretend_full = False
         """Answer as on a full disk, for experiments; takes effect at once."""
@@ -85,6 +103,29 @@ class SpaceGuard:
             self._reason, self._reason_removing = self._judge()
             self._fresh_until = now + self.freshness_s
         return self._reason_removing if removing else self._reason
+
+    def exhausted(self) -> str | None:
+        """Why this replica should rest, in words; None while it need not. Asks the kernel each time.
+
+        Once it has said so, it takes more room than was lacking for it to say otherwise.
+        """
+        status = os.statvfs(self._path)
+        free = status.f_bavail * status.f_frsize
+        wanted = self._free_bytes_min * FREE_SHARE_RESTING
+        if free < max(wanted, self._resting_until_free):
+            self._resting_until_free = self._free_bytes_min * FREE_SHARE_ROUSING
+            return (
+                f"{self._path}: the file system has {free >> 20} MiB left: the replica rests until there are "
+                f"{int(self._resting_until_free) >> 20} MiB; free space, or move it to a larger disk"
+            )
+        self._resting_until_free = 0.0
+        for usage in (source() for source in self._sources):
+            if usage.used_bytes > usage.map_bytes * MAP_USED_RESTING:
+                return (
+                    f"{self._path}: {usage.name} uses {usage.used_bytes >> 20} MiB of a map of "
+                    f"{usage.map_bytes >> 20} MiB: the replica rests; start it with a larger map"
+                )
+        return None
 
     def _judge(self) -> tuple[str | None, str | None]:
         """What keeps from adding data, and what keeps from removing it as well."""

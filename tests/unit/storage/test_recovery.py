@@ -385,6 +385,22 @@ def usage(*, used: int = 100, file: int = 1000) -> Usage:
     return Usage(name="it", map_bytes=1000, used_bytes=used, file_bytes=file)
 
 
+def test_a_replica_rests_with_a_quarter_of_the_reserve_left_and_goes_on_with_more(tmp_path, monkeypatch):
+    free = [1000]
+    monkeypatch.setattr("os.statvfs", lambda _path: SimpleNamespace(f_bavail=free[0], f_frsize=1 << 20))
+    guard = SpaceGuard(tmp_path, (), free_bytes_min=400 << 20)
+    for left, rests in [(1000, False), (100, False), (99, True), (149, True), (150, False), (100, False), (99, True)]:
+        free[0] = left
+        assert (guard.exhausted() is not None) == rests, left
+    assert "99 MiB left: the replica rests until there are 150 MiB" in str(guard.exhausted())
+
+
+def test_a_replica_rests_when_a_map_is_all_but_full(tmp_path):
+    guard = SpaceGuard(tmp_path, (lambda: usage(used=981), usage), free_bytes_min=0)
+    assert "start it with a larger map" in str(guard.exhausted())
+    assert SpaceGuard(tmp_path, (lambda: usage(used=980),), free_bytes_min=0).exhausted() is None
+
+
 def test_the_answer_about_space_is_kept_for_a_moment(tmp_path, monkeypatch):
     asked: list[object] = []
     real = os.statvfs
