@@ -17,10 +17,11 @@ changed by a reconfiguration and never by editing the file; `replica.node.replic
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -137,6 +138,30 @@ class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     every_bytes: Bytes = 512 << 20
 
 
+COMPACTION_LOOKS_MAX: Final = 100_000
+"""Revisions that a replica notes within `CompactionPolicy.keep_s`."""
+
+
+class CompactionPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which revisions the leader keeps when nobody asks; what either of the bounds keeps is kept. Both 0: all of them,
+    until a client compacts.
+
+    The leader's policy counts, so give all replicas the same.
+    """
+
+    keep_revisions: int = 0
+    """So many of the last changes can still be watched, and the revision before them be read."""
+    keep_s: float = 0.0
+    """The revisions of the last so many seconds stay readable."""
+    every_s: float = 60.0
+    """How often the leader looks."""
+
+    @property
+    def enabled(self) -> bool:
+        """Is anything given up?"""
+        return bool(self.keep_revisions or self.keep_s)
+
+
 class StorageConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Address space reserved for the two environments (sparse: it costs nothing until it is used)."""
 
@@ -189,6 +214,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     security: SecurityConfig = SecurityConfig()
     limits: Limits = Limits()
     snapshot: SnapshotPolicy = SnapshotPolicy()
+    compaction: CompactionPolicy = CompactionPolicy()
     storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
     enable_fault_injection: bool = False
@@ -399,11 +425,30 @@ def _validate(config: NodeConfig) -> None:
             "a replica that is to be added to a running cluster is started with --join"
         )
     spec = find_protocol(config.protocol.name)
+    _check_compaction(config.compaction)
+    if config.compaction.enabled and not spec.capabilities.total_order:
+        raise ConfigurationError(
+            f"compaction: protocol {spec.name!r} orders by object and has no revisions of the store to keep or give up"
+        )
     offered = spec.offers(validate_configuration(spec, config.initial_configuration())).reads
     if config.reads not in {"auto", *offered}:
         raise ConfigurationError(
             f"reads: protocol {spec.name!r} has no reads by {config.reads!r} "
             f"(it has: {', '.join(sorted(offered)) or 'none'})"
+        )
+
+
+def _check_compaction(policy: CompactionPolicy) -> None:
+    if policy.keep_revisions < 0:
+        raise ConfigurationError(f"compaction.keep_revisions: {policy.keep_revisions} is negative (0: no bound)")
+    if not 0 <= policy.keep_s < math.inf:
+        raise ConfigurationError(f"compaction.keep_s: {policy.keep_s} is not a time in seconds (0: no bound)")
+    if not 0 < policy.every_s < math.inf:
+        raise ConfigurationError(f"compaction.every_s: {policy.every_s} is not a positive time in seconds")
+    if policy.keep_s / policy.every_s > COMPACTION_LOOKS_MAX:
+        raise ConfigurationError(
+            f"compaction.every_s: {policy.every_s} is too often for keep_s {policy.keep_s}: at most "
+            f"{COMPACTION_LOOKS_MAX} looks within it are remembered"
         )
 
 

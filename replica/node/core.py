@@ -31,6 +31,7 @@ from replica.kv.operations import (
     TRANSACTION_OPERATIONS_MAX,
     VALUE_BYTES_MAX,
     ClientOperation,
+    Compact,
     RevokeLease,
 )
 from replica.kv.runs import encode_operations, encode_results, validate_reads
@@ -39,6 +40,7 @@ from replica.storage.errors import StorageError
 from replica.wire import typed as wire
 
 from .clock import monotonic_clock
+from .compaction import Compactor
 from .config import NodeConfig
 from .errors import BadFolder, Damaged, NodeFailure
 from .expiry import TICK_S, Expiry
@@ -90,6 +92,13 @@ class Core:
         self.coordinator: Coordinator
         self.loop: Loop
         self.expiry = Expiry(lambda: self.machine.leases, clock=self.clock, term=self._lease_term, propose=self._expire)
+        self.compactor = Compactor(
+            config.compaction,
+            clock=self.clock,
+            standing=lambda: (self.machine.revision, self.machine.compacted),
+            leads=lambda: bool(self._lease_term()),
+            propose=self._compact,
+        )
         self._leases_begun = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -151,6 +160,8 @@ class Core:
         self.loop.watches = self.watches
         self.loop.on_leases = self.leases_touched
         self.spawn(self._keep_leases())
+        if self.config.compaction.enabled:
+            self.spawn(self._keep_compacted())
 
     def _history(self) -> History:
         """What watches are told from; where nothing can be watched, nobody asks."""
@@ -187,6 +198,16 @@ class Core:
                 self._leases_begun.clear()
                 await self._leases_begun.wait()
                 self.expiry.idle()
+
+    async def _keep_compacted(self) -> None:
+        """Give up old revisions, as far as the configuration says and while this replica leads."""
+        while True:
+            self.compactor.look()
+            await asyncio.sleep(self.config.compaction.every_s)
+
+    def _compact(self, revision: int) -> None:
+        self.log.debug("compaction", revision=revision)
+        self.loop.propose_detached(encode_operations([Compact(revision)]), 1, _not_waited_for, system=True)
 
     def _lease_term(self) -> str:
         """What this replica leads by; empty while it does not, or nothing may be proposed."""

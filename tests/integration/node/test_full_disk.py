@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from replica.node.replica import Replica
-from tests.support.nodes import Nodes, eventually, nodes
+from tests.support.nodes import Nodes, eventually, nodes, state_of
 
 MIB = 1 << 20
 
@@ -49,9 +49,9 @@ async def test_a_follower_without_room_rests_and_then_makes_up_for_it(tmp_path: 
         follower = (await cluster.followers())[0]
         pretend(follower, "the disk is full")
         await eventually(lambda: follower.resting, "the lack of room noticed")
-        standing = follower.machine.applied
+        standing = state_of(follower).applied
         await write(cluster, 20)
-        assert follower.machine.applied == standing
+        assert state_of(follower).applied == standing
         assert follower.problem() == "the disk is full"
         await eventually(lambda: not follower.ready, "its health tells")
         follower.refresh_gauges()
@@ -60,7 +60,7 @@ async def test_a_follower_without_room_rests_and_then_makes_up_for_it(tmp_path: 
         pretend(follower, None)
         await cluster.ready()
         await cluster.agree()
-        assert follower.machine.applied > standing
+        assert state_of(follower).applied > standing
         follower.refresh_gauges()
         assert follower.metrics.values()["resting"] == 0
 
