@@ -251,6 +251,9 @@ class Engine(Generic[T]):
         follow_leader: bool = True,
     ) -> None:
         self._new_nonce = nonce
+        self._nonce = b""
+        """Of the session that is being opened: the same until one is there, however often it takes to attach, so that
+        a replica that was asked before opens no other."""
         self._jitter = jitter
         self._abandoned = abandoned
         self._client = client
@@ -359,11 +362,13 @@ class Engine(Generic[T]):
         self._attaching = True
         self._heard = now
         opening = not self.session and bool(self.writes.operations)
+        if opening and not self._nonce:
+            self._nonce = self._new_nonce()
         return Hello(
             wire_version=WIRE_VERSION,
             cluster=self._cluster,
             session=self.session,
-            nonce=self._new_nonce() if opening else b"",
+            nonce=self._nonce if opening else b"",
             client=self._client,
             region=self._region,
             zone=self._zone,
@@ -635,6 +640,8 @@ class Engine(Generic[T]):
         if not self.session:
             self._next_sequence = 1
         self.session = welcome.session
+        if self.session:
+            self._nonce = b""
         self.exactly_once = welcome.exactly_once
         self.replica = welcome.replica
         self.epoch = welcome.epoch

@@ -29,6 +29,7 @@ from replica.consensus.interface import (
     Reject,
     RejectRead,
 )
+from replica.kv import operations as kv
 from replica.kv import runs
 from replica.kv.objects import Abilities, ObjectMachine, cut
 from replica.kv.objects.minting import Mint
@@ -141,7 +142,20 @@ class KeyedSessions(Sessions):
             self._turn_away(attachment, wire.Rejection(code=wire.Code.UNAVAILABLE, definite=True, message=message))
             return
         self.mint.saw(self._engine.newest_session)
-        self._bind(attachment, self.mint.mint())
+        try:
+            session = self.mint.mint()
+        except OverflowError as error:
+            message = f"no session opened: {error}"
+            self._turn_away(attachment, wire.Rejection(code=wire.Code.INTERNAL, definite=True, message=message))
+            return
+        self._bind(attachment, session)
+
+    def implausible(self, session: int) -> str:
+        """As for the base. Whatever a client names moves the clock of all replicas, which must not run out of it."""
+        self.mint.saw(self._engine.newest_session)
+        if session <= kv.REVISION_MAX and self.mint.plausible(session):
+            return ""
+        return f"session {session} is far beyond those that were opened so far"
 
     def _goodbye(self, attachment: Attachment) -> None:
         attachment.ended = True

@@ -71,6 +71,10 @@ _MESSAGES: Final = {
 }
 
 
+OPENINGS_MAX: Final = 4096
+"""Openings of sessions that a replica remembers by their nonce."""
+
+
 def code_of(error: runs.MalformedOperation) -> wire.Code:
     """What the client is told for an operation that does not parse or is too large."""
     return wire.Code.TOO_LARGE if isinstance(error, runs.OversizedOperation) else wire.Code.INVALID
@@ -152,6 +156,18 @@ class Engine(Protocol):
         """How a read that only asks to be linearizable is served."""
 
 
+class _Opening:
+    """A session that is being opened, or was, for whoever greets with its nonce."""
+
+    __slots__ = ("attachment", "session")
+
+    def __init__(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        """Who asked last: the streams before are gone, or will not be told."""
+        self.session = 0
+        """0 until it is there."""
+
+
 class Sessions:
     """All attachments of one replica. Called from the loop's thread alone."""
 
@@ -178,6 +194,8 @@ class Sessions:
         self.by_session: dict[int, Attachment] = {}
         """The streams that have a session, by it. To be looked at from outside, and changed here alone."""
         self._touched: set[Attachment] = set()
+        self._openings: dict[bytes, _Opening] = {}
+        """By nonce, those asked for last; a client that lost its stream before it was welcomed comes with it again."""
         self.in_flight_operations = 0
         self.in_flight_bytes = 0
         self.reads_waiting = 0
@@ -306,6 +324,9 @@ class Sessions:
         attachment.greeted = True
         attachment.client = hello.client
         if hello.session:
+            if problem := self.implausible(hello.session):
+                self._close(attachment, wire.Code.SESSION_UNKNOWN, problem)
+                return False
             self._bind(attachment, hello.session)
         elif hello.nonce:
             self._open(attachment, hello.nonce)
@@ -345,17 +366,39 @@ class Sessions:
         attachment.wake()
 
     def _open(self, attachment: Attachment, nonce: bytes) -> None:
+        opening = self._openings.get(nonce)
+        if opening is not None:
+            if opening.session:
+                self._bind(attachment, opening.session)
+                return
+            # It is being decided: who comes with the same nonce is the same client, on a new stream.
+            attachment.opening = True
+            opening.attachment, before = attachment, opening.attachment
+            before.opening = False
+            if not before.ended:
+                self._close(before, wire.Code.UNAVAILABLE, "the session is being opened on another stream")
+            return
         attachment.opening = True
+        opening = self._openings[nonce] = _Opening(attachment)
+        if len(self._openings) > OPENINGS_MAX:
+            del self._openings[next(iter(self._openings))]
 
         def opened(outcome: bytes | Reject) -> None:
+            attachment = opening.attachment
             attachment.opening = False
-            if attachment.ended:
-                return
             if isinstance(outcome, Reject):
+                if self._openings.get(nonce) is opening:
+                    del self._openings[nonce]
+                if attachment.ended:
+                    return
                 attachment.put_rejection(self._rejection_of(outcome.reason, outcome.definite, outcome.hint))
                 self._close(attachment, _CODES[outcome.reason], f"no session opened: {_MESSAGES[outcome.reason]}")
                 return
             result = runs.decode_results(outcome, 1)[0]
+            if isinstance(result, kv.SessionOpened):
+                opening.session = result.session
+            if attachment.ended:
+                return
             if not isinstance(result, kv.SessionOpened):
                 message = result.message if isinstance(result, kv.Failed) else "unexpected answer"
                 self._close(attachment, wire.Code.INTERNAL, f"no session opened: {message}")
@@ -364,6 +407,13 @@ class Sessions:
 
         operations = runs.encode_operations([kv.OpenSession(nonce)])
         self._engine.propose_detached(operations, 1, opened, system=True)
+
+    def implausible(self, session: int) -> str:
+        """Why no replica can have opened a session of that id, as far as this one can tell; empty when one may have.
+
+        A plausible one that is unknown is answered so through the log: nothing is executed for it.
+        """
+        return "" if session <= kv.REVISION_MAX else f"session {session} is beyond the last id there can be"
 
     def _bind(self, attachment: Attachment, session: int) -> None:
         other = self.by_session.get(session)

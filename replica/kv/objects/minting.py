@@ -23,6 +23,10 @@ _CLOCK_SHIFT: Final = _REPLICA_BITS + _INCARNATION_BITS
 REPLICAS_MAX: Final = (1 << _REPLICA_BITS) - 1
 """The highest replica id that can mint sessions."""
 
+CLOCK_AHEAD_MAX: Final = 1 << 16
+"""So many sessions another replica may have minted that this one has not seen used. Whoever makes up ids needs 32 768
+of them, each used in a command, to use up the clock."""
+
 INCARNATIONS_MAX: Final = (1 << _INCARNATION_BITS) - 1
 """So often a replica may start before it must be replaced by a new one."""
 
@@ -45,6 +49,12 @@ class Mint:
     def saw(self, session: int) -> None:
         """An id has been seen; what is minted from now on lies above it."""
         self._clock = max(self._clock, session >> _CLOCK_SHIFT)
+
+    def plausible(self, session: int) -> bool:
+        """May a replica have minted the id? Its clock may be ahead of this one's by the sessions that nobody has used;
+        by more, it was made up, and believing it would use up the clock of everybody.
+        """
+        return session >> _CLOCK_SHIFT <= self._clock + CLOCK_AHEAD_MAX
 
     def mint(self) -> int:
         """An id that nobody has or will ever have again."""

@@ -13,7 +13,7 @@ from replica.client.errors import Unsupported
 from replica.kv.objects import ObjectMachine
 from replica.kv.operations import VALUE_BYTES_MAX, Add, KeyValue, Written
 from replica.wire import typed as wire
-from tests.support.nodes import PATIENCE_S, Nodes, admin, eventually, nodes
+from tests.support.nodes import PATIENCE_S, Nodes, admin, attach, eventually, nodes
 from tests.support.packages import install
 
 KEYS = 40
@@ -228,3 +228,14 @@ async def test_a_replica_that_missed_everything_fetches_the_state_of_others(tmp_
         await cluster.start(3)
         await ready(cluster)
         await settled(cluster)
+
+
+async def test_a_session_id_that_was_made_up_does_not_use_up_the_clock_of_the_replicas(tmp_path, partitioned):
+    async with nodes(tmp_path, protocol__name=partitioned) as cluster:
+        await cluster.start()
+        await ready(cluster)
+        node = cluster.running[1]
+        async with await attach(node, session=(1 << 63) - 1) as made_up:
+            assert made_up.session == 0, "it was not welcomed"
+        async with await attach(node) as session:
+            assert session.session < 1 << 48

@@ -197,6 +197,49 @@ async def test_an_unknown_session_is_answered_so_and_never_created(cluster):
         assert await session.get(b"of nobody") is None
 
 
+async def test_a_session_that_was_asked_for_on_a_stream_before_is_not_opened_twice(cluster):
+    leader = await cluster.leader()
+    before = len(leader.machine.sessions)
+    nonce = b"the same client"
+    async with await attach(leader, nonce=nonce) as first, await attach(leader, nonce=nonce) as second:
+        assert first.session == second.session
+        assert await second.put(b"key", b"value")
+    assert len(leader.machine.sessions) == before + 1
+
+
+async def test_a_client_that_comes_again_while_its_session_is_being_opened_gets_that_one(cluster, monkeypatch):
+    leader = await cluster.leader()
+    before = len(leader.machine.sessions)
+    held = []
+    propose = leader.propose_detached
+
+    def hold(*arguments, **options):
+        held.append(lambda: propose(*arguments, **options))
+
+    monkeypatch.setattr(leader, "propose_detached", hold)
+    nonce = b"an impatient client"
+    asking = asyncio.create_task(attach(leader, nonce=nonce))
+    await eventually(lambda: held, "the opening")
+    again = asyncio.create_task(attach(leader, nonce=nonce))
+    await asyncio.gather(asking, return_exceptions=True)
+    held[0]()
+    async with await again as session:
+        assert await session.put(b"key", b"value")
+    assert len(held) == 1
+    assert len(leader.machine.sessions) == before + 1
+    if not asking.cancelled() and asking.exception() is None:
+        await asking.result().close()
+
+
+@pytest.mark.parametrize("session", [1 << 63, (1 << 64) - 1])
+async def test_an_id_that_no_session_can_have_is_refused(cluster, session):
+    leader = await cluster.leader()
+    async with await attach(leader, session=session) as made_up:
+        assert made_up.session == 0, "it was not welcomed"
+    async with await attach(leader) as good:
+        assert await good.put(b"key", b"value")
+
+
 async def test_a_second_stream_takes_the_session_over(cluster):
     leader = await cluster.leader()
     async with await attach(leader) as first, await attach(leader, session=first.session) as second:

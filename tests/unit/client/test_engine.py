@@ -141,6 +141,18 @@ def test_the_first_write_asks_for_an_attachment_with_a_session():
     assert frame.reads[0].id == 1
 
 
+def test_a_session_is_asked_for_by_one_nonce_until_it_is_there():
+    client = Driver()
+    client.put()
+    first = client.engine.attaching(client.now).nonce
+    client.lose_stream()
+    assert client.attach(session=7) == first == b"nonce-1"
+    client.engine.session_lost("it was evicted")
+    client.lose_stream()
+    client.put()
+    assert client.engine.attaching(client.now).nonce == b"nonce-2"
+
+
 def test_the_session_is_kept_across_attachments():
     client = Driver()
     client.put()

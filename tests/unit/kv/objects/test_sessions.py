@@ -3,8 +3,19 @@
 import pytest
 
 from replica.kv.objects import SESSIONS_PER_KEY_MAX
-from replica.kv.objects.minting import REPLICAS_MAX, Mint
-from replica.kv.operations import SESSION_WINDOW, Add, Added, Compare, Failure, Get, Put, Transaction, Written
+from replica.kv.objects.minting import CLOCK_AHEAD_MAX, REPLICAS_MAX, Mint
+from replica.kv.operations import (
+    REVISION_MAX,
+    SESSION_WINDOW,
+    Add,
+    Added,
+    Compare,
+    Failure,
+    Get,
+    Put,
+    Transaction,
+    Written,
+)
 
 from .support import Objects
 
@@ -162,3 +173,14 @@ def test_a_mint_stays_above_what_it_has_seen():
     assert one.mint() > seen[-1]
     with pytest.raises(ValueError, match="cannot name sessions"):
         Mint(REPLICAS_MAX + 1, 1)
+
+
+def test_an_id_far_ahead_of_the_clock_was_made_up():
+    mint, other = Mint(1, 1), Mint(2, 1)
+    for _ in range(1000):
+        named = other.mint()
+    assert mint.plausible(named)
+    assert not mint.plausible(REVISION_MAX)
+    assert not mint.plausible((CLOCK_AHEAD_MAX + 1) << 32)
+    mint.saw(named)
+    assert mint.plausible((CLOCK_AHEAD_MAX + 1000) << 32)
