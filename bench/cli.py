@@ -39,6 +39,7 @@ from bench.suite import (
 from bench.targets import known_targets
 from bench.workload import available_workloads
 from deploy.drivers import DRIVERS
+from deploy.drivers.docker import DEFAULT_IMAGE
 from deploy.shaping import SHAPINGS
 from deploy.topology import available as available_topologies
 from replica.cli.lazy import LazyGroup
@@ -88,9 +89,12 @@ def _common(command: Any) -> Any:
             help="All times of the suite by this factor, faults included: 0.1 for a first look.",
         ),
         click.option("--seed", type=int, help="Instead of the suite's."),
-        click.option("--driver", type=click.Choice(sorted(DRIVERS)), help="Where replicas run.  [default: process]"),
+        click.option(
+            "--driver", type=click.Choice(sorted(DRIVERS)), help="Where replicas and load run.  [default: process]"
+        ),
         click.option("--shaping", type=click.Choice(SHAPINGS), help="Of the links between replicas.  [default: auto]"),
         click.option("--leader", metavar="REGION", help="Where in the topology the leader is to stand in each run."),
+        click.option("--image", help=f"Of the containers of --driver docker.  [default: {DEFAULT_IMAGE}]"),
         click.option("--for", "seconds_max", type=float, default=0.0, help="Stop cleanly after so many seconds."),
         click.option("--keep-data", is_flag=True, help="Leave the data folders of the clusters."),
         click.option("--check-perf", is_flag=True, help="Also let etcd's own program measure etcd (a minute)."),
@@ -128,7 +132,8 @@ def _finish_suite(suite: Suite, options: dict[str, Any]) -> Suite:
             msgspec.structs.replace(each, load=msgspec.structs.replace(each.load, seconds=seconds))
             for each in experiments
         ]
-    where = {field: options[field] for field in ("driver", "shaping", "leader") if options.get(field) is not None}
+    names = ("driver", "shaping", "leader", "image")
+    where = {field: options[field] for field in names if options.get(field) is not None}
     if where:
         experiments = [
             msgspec.structs.replace(each, cluster=msgspec.structs.replace(each.cluster, **where))

@@ -5,7 +5,8 @@ may be wrong. So before each run the round trips are measured through the very l
 
 - *replica to replica* by the replicas, with probes that queue and travel with their messages;
 - *client to replica* from each region over a stream of its own, with stale reads of a key that is not there. Such a
-  read waits for nobody but the replica, so it is the way there and back and a turn of its loop.
+  read waits for nobody but the replica, so it is the way there and back and a turn of its loop. Where clients have a
+  place in the replicas' own network, they are read there: ``python -m bench.networks URL ENDPOINT…``.
 
 The median of `SAMPLES` is what a link achieved; one that misses is measured again by itself, and that counts. A network
 that misses a declared round trip by more than `TOLERANCE` of it and by more than `TOLERANCE_MS` is not as declared, and
@@ -16,9 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from bench.results import Link, Network
 from bench.shaping import shaped_port, shaped_url
@@ -38,6 +43,9 @@ SAMPLES: Final = 10
 
 TIMEOUT_S: Final = 20.0
 """For measuring all of them."""
+
+START_TIMEOUT_S: Final = 120.0
+"""For the start of the processes that measure from places."""
 
 TOLERANCE: Final = 0.10
 TOLERANCE_MS: Final = 2.0
@@ -70,10 +78,26 @@ class Shaper:
 
     def endpoints(self, region: str) -> str:
         """The URL of a client in ``region``."""
-        places = {replica.client: replica.region for replica in self._cluster.layout.replicas}
-        if self._topology is None or not self._topology.shaped or self._cluster.layout.shaped_by == "none":
+        layout, topology, placed = self._cluster.layout, self._topology, self._placed(region)
+        replicas = layout.replicas
+        if topology is not None:
+            replicas = sorted(replicas, key=lambda each: topology.round_trip(region, each.region))
+        places = {replica.client: replica.region for replica in replicas}
+        reached = {each.client: each.internal for each in replicas if each.internal} if placed else {}
+        # The kernel delays what a place sends and what is sent there; it knows nothing of clients elsewhere.
+        by_library = topology is not None and topology.shaped and layout.shaped_by != "none"
+        if placed and layout.shaped_by == "netem":
+            by_library = False
+        if not by_library and not reached:
             return ",".join(places)
-        return shaped_url(places, region=region, topology=self._name)
+        return shaped_url(places, region=region, topology=self._path() if by_library else "", reached=reached)
+
+    def _placed(self, region: str) -> bool:
+        return any(place.region == region for place in self._cluster.layout.places)
+
+    def _path(self) -> str:
+        """The topology's name, or where its file is, wherever the reader may stand."""
+        return str(Path(self._name).resolve()) if self._name.endswith(".toml") else self._name
 
     async def stop(self) -> None:
         """Nothing is held; the replicas' links stay as they are."""
@@ -131,17 +155,29 @@ class Shaper:
 
     async def _from_clients(self, ways: Sequence[tuple[str, ReplicaLayout]]) -> dict[Pair, list[float]]:
         found: dict[Pair, list[float]] = {}
-        ports = {region: _port(self.endpoints(region)) for region, _ in ways}
+        ports = {region: _port(self.endpoints(region)) for region, _ in ways if not self._placed(region)}
 
         async def one(region: str, replica: ReplicaLayout) -> None:
             found.setdefault((region, replica.region), []).extend(await round_trips(ports[region], replica.client))
 
+        async def there(region: str, replicas: Sequence[ReplicaLayout]) -> None:
+            url, asked = self.endpoints(region), [replica.client for replica in replicas]
+            command = self._cluster.python_in(region, ["-m", "bench.networks", url, *asked], {})
+            said = msgspec.json.decode(await _said(command), type=dict[str, list[float]])
+            for replica in replicas:
+                found.setdefault((region, replica.region), []).extend(said[replica.client])
+
+        places = {region for region, _ in ways if self._placed(region)}
+        patience_s = TIMEOUT_S + START_TIMEOUT_S * bool(places)
         try:
-            async with asyncio.timeout(TIMEOUT_S):
-                await asyncio.gather(*(one(region, replica) for region, replica in ways))
+            async with asyncio.timeout(patience_s):
+                await asyncio.gather(
+                    *(one(region, replica) for region, replica in ways if region not in places),
+                    *(there(place, [each for region, each in ways if region == place]) for place in sorted(places)),
+                )
         except TimeoutError:
             raise ClusterError(
-                f"the network could not be measured: a replica did not answer reads within {TIMEOUT_S:g} s"
+                f"the network could not be measured: a replica did not answer reads within {patience_s:g} s"
             ) from None
         except AttachmentLost as lost:
             raise ClusterError(f"the network could not be measured: {lost}") from None
@@ -149,6 +185,23 @@ class Shaper:
             for port in ports.values():
                 await port.close()
         return found
+
+
+async def _said(command: Sequence[str]) -> bytes:
+    """What a command prints. Raises `ClusterError`."""
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        out, errors = await process.communicate()
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    if process.returncode:
+        lines = errors.decode(errors="replace").strip().splitlines()
+        raise ClusterError(f"the network could not be measured: {lines[-1] if lines else 'the probe said nothing'}")
+    return out
 
 
 def _port(url: str) -> Port:
@@ -218,3 +271,24 @@ def judged(links: list[Link], *, name: str, shaper: str) -> Network:
 def _as_declared(link: Link) -> bool:
     achieved = link.achieved_ms
     return achieved is not None and abs(achieved - link.declared_ms) <= max(TOLERANCE * link.declared_ms, TOLERANCE_MS)
+
+
+async def _probe(url: str, endpoints: Sequence[str]) -> dict[str, list[float]]:
+    """Round trips to each endpoint, from where this process runs."""
+    port = _port(url)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            found = await asyncio.gather(*(round_trips(port, endpoint) for endpoint in endpoints))
+            return dict(zip(endpoints, found, strict=True))
+    finally:
+        await port.close()
+
+
+def main() -> None:
+    """The probe in a place for clients."""
+    url, *endpoints = sys.argv[1:]
+    sys.stdout.write(msgspec.json.encode(asyncio.run(_probe(url, endpoints))).decode() + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -178,6 +178,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool = False
     driver: str = "process"
     """Where the replicas ran: ``process``, ``docker``, ``namespace``."""
+    placed: bool = False
+    """Load generators ran as the replicas did, in their network; else they were processes of the machine."""
     version: str = ""
     node: dict[str, Any] = {}
     """Further fields of the replicas' configuration."""

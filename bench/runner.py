@@ -420,9 +420,16 @@ class _Bench:
     async def _shape(self, stack: AsyncExitStack, plan: Plan, target: Target, run: RunResult) -> NetworkShaper | None:
         """The network between regions, of replicas and clients, and what it really is."""
         run.network = target.network()
-        if not plan.shape.topology or target.cluster is None:
+        if target.cluster is None:
             return None
         shaper: NetworkShaper = make_shaper(target.cluster)
+        if plan.shape.driver != "process":
+            refused = await asyncio.to_thread(target.cluster.place_clients, plan.regions)
+            if refused:
+                run.notes.append(f"load generators ran on this machine: {refused}")
+            run.deployment = target.describe()
+        if not plan.shape.topology:
+            return shaper
         await shaper.start()
         stack.push_async_callback(shaper.stop)
         run.network = await shaper.measure()
@@ -452,7 +459,7 @@ class _Bench:
                 probe.resources, probe.counters = target.used(), target.counted()
                 probe.leader, probe.leader_at_end = target.led_by()
             return found, window
-        fleet = await stack.enter_async_context(Fleet(specs))
+        fleet = await stack.enter_async_context(self._fleet(specs, target))
         await fleet.ready()
         window = fleet.start(plan.load)
         watching: asyncio.Task[None] | None = None
@@ -471,10 +478,21 @@ class _Bench:
                 watching.cancel()
         return found, window
 
+    def _fleet(self, specs: list[GeneratorSpec], target: Target) -> Fleet:
+        """The generators, each in the place of its region where clients have places."""
+        cluster = target.cluster
+        if cluster is None or not cluster.layout.places:
+            return Fleet(specs)
+        image = cluster.layout.image
+        return Fleet(
+            specs,
+            lambda spec, arguments, environment: cluster.python_in(spec.region, arguments, environment),
+            hint=f" (in image {image}: `synod cluster image` builds it anew)" if image else "",
+        )
+
     def _spec(
         self, plan: Plan, target: Target, shaper: NetworkShaper | None, region: str, client: int
     ) -> GeneratorSpec:
-        assert self._scratch is not None
         share, rest = divmod(plan.load.in_flight, plan.clients)
         return GeneratorSpec(
             rpc=target.rpc,
@@ -494,7 +512,6 @@ class _Bench:
             fraction=plan.experiment.history.fraction,
             operations_max=plan.experiment.history.operations_max // plan.clients,
             preload=plan.workload.preload and client == 0,
-            output=str(self._scratch / f"generator-{client}.msgpack"),
         )
 
     def _account(self, plan: Plan, run: RunResult, found: list[GeneratorResult], window: Window) -> None:

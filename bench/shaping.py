@@ -12,6 +12,8 @@ client library knows of it, and no process stands in between that the measuremen
   of an event loop.
 - Where a replica is, is said in the URL, and learnt from the welcome for those that join later; one that nobody placed
   is taken to be here.
+- ``ADDRESS=REGION@OTHER`` is a replica that calls itself ADDRESS and is reached at OTHER, as from a place within the
+  replicas' own network. Without a topology nothing is delayed: where the kernel does it, or nobody.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, quote, unquote, urlencode
 
 from deploy.topology import OneWay, Topology, TopologyError, load_topology
 from replica.client.errors import InvalidArgument
@@ -39,37 +41,54 @@ SCHEME: Final = "shaped"
 SEGMENT_BYTES: Final = 1448
 """What one segment of TCP carries over Ethernet: the unit that is lost."""
 
+AS_IT_IS: Final = OneWay(delay_ms=0.0, jitter_ms=0.0, jitter_shape="normal", loss=0.0, rate_bytes_s=0.0)
+"""A link that nothing is done to."""
+
 QUEUED_FRAMES_MAX: Final = 1024
 """Frames that have crossed the line and wait for the stream; a sender that is faster is held back."""
 
 
-def shaped_url(replicas: Mapping[str, str], *, region: str, topology: str) -> str:
-    """The URL for a client in ``region``; ``replicas`` maps client addresses to regions."""
-    places = ",".join(f"{address}={quote(place)}" for address, place in replicas.items())
+def shaped_url(
+    replicas: Mapping[str, str], *, region: str, topology: str, reached: Mapping[str, str] | None = None
+) -> str:
+    """The URL for a client in ``region``; ``replicas`` maps client addresses to regions.
+
+    ``reached`` says at what other address a replica is reached. Without a topology (empty) nothing is delayed.
+    """
+    reached = reached or {}
+    places = ",".join(
+        f"{address}={quote(place)}" + (f"@{reached[address]}" if reached.get(address, address) != address else "")
+        for address, place in replicas.items()
+    )
     return f"{SCHEME}://{places}?{urlencode({'region': region, 'topology': topology})}"
 
 
 def shaped_port(url: str, options: PortOptions) -> ShapedPort:
     """The port of a URL that `shaped_url` made. Raises `InvalidArgument`."""
     places, _, query = url.removeprefix(f"{SCHEME}:").removeprefix("//").partition("?")
-    fields = {name: values[-1] for name, values in parse_qs(query).items()}
+    fields = {name: values[-1] for name, values in parse_qs(query, keep_blank_values=True).items()}
     try:
-        region, topology = fields["region"], load_topology(fields["topology"])
+        region, name = fields["region"], fields["topology"]
+        topology = load_topology(name) if name else None
     except KeyError as missing:
         raise InvalidArgument(f"{url!r}: it says no {missing.args[0]}") from None
     except TopologyError as error:
         raise InvalidArgument(str(error)) from None
     regions: dict[str, str] = {}
+    reached: dict[str, str] = {}
     for place in places.split(","):
         address, _, where = place.partition("=")
-        regions[address] = where
+        where, _, other = where.partition("@")
+        regions[address] = unquote(where)
+        reached[address] = other or address
     for where in (region, *regions.values()):
-        if where not in topology.regions.names:
+        if topology is not None and where not in topology.regions.names:
             raise InvalidArgument(
                 f"{url!r}: {where!r} is no region of topology {fields['topology']} "
                 f"(there are: {', '.join(topology.regions.names)})"
             )
-    return ShapedPort(GrpcPort(",".join(regions), options), topology=topology, region=region, regions=regions)
+    port = GrpcPort(",".join(regions), options)
+    return ShapedPort(port, topology=topology, region=region, regions=regions, reached=reached)
 
 
 class StreamShaper(Shaper):
@@ -113,15 +132,17 @@ class ShapedPort:
         self,
         port: GrpcPort,
         *,
-        topology: Topology,
+        topology: Topology | None,
         region: str,
         regions: Mapping[str, str],
+        reached: Mapping[str, str] | None = None,
         randomness: random.Random | None = None,
     ) -> None:
         self._port = port
         self._topology = topology
         self._region = region
         self._regions = dict(regions)
+        self._reached = dict(reached or {})
         self._randomness = randomness or random.Random()
         self._timers: FineTimers | None = None
 
@@ -132,13 +153,13 @@ class ShapedPort:
 
     async def attach(self, endpoint: str, hello: Hello) -> Attachment:
         """Open a stream, over the delays of the way there."""
-        link = self._link(endpoint)
+        link, address = self._link(endpoint), self._reached.get(endpoint, endpoint)
         if link.harmless:
-            return _Listening(await self._port.attach(endpoint, hello), self._learn)
+            return _Listening(await self._port.attach(address, hello), self._learn)
         timers = self._clockwork()
         # The handshake there and back, and the way of the first frame.
         await timers.sleep(3 * link.delay_ms / 1000)
-        attachment = await self._port.attach(endpoint, hello)
+        attachment = await self._port.attach(address, hello)
         return ShapedAttachment(
             _Listening(attachment, self._learn), endpoint, link, timers=timers, randomness=self._randomness
         )
@@ -148,7 +169,7 @@ class ShapedPort:
         delay_s = self._link(endpoint).delay_ms / 1000
         timers = self._clockwork()
         await timers.sleep(3 * delay_s)
-        reply = await self._port.status(endpoint)
+        reply = await self._port.status(self._reached.get(endpoint, endpoint))
         await timers.sleep(delay_s)
         return reply
 
@@ -165,11 +186,13 @@ class ShapedPort:
         return self._timers
 
     def _link(self, endpoint: str) -> OneWay:
+        if self._topology is None:
+            return AS_IT_IS
         return self._topology.link_between(self._region, self._regions.get(endpoint, self._region))
 
     def _learn(self, frame: ServerFrame) -> None:
         for endpoint in frame.welcome.endpoints:
-            if endpoint.region in self._topology.regions.names:
+            if self._topology is not None and endpoint.region in self._topology.regions.names:
                 self._regions.setdefault(endpoint.address, endpoint.region)
 
 

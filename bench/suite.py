@@ -127,7 +127,10 @@ class ClusterShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     driver: Literal["process", "docker", "namespace"] = "process"
     """Where replicas run; see `deploy.drivers`."""
     shaping: Literal["auto", "netem", "transport", "none"] = "auto"
-    """What makes the links between replicas; those of clients are shaped under the client library."""
+    """What makes the links between replicas, and with netem those of clients that have a place beside them; all others
+    are shaped under the client library."""
+    image: str = ""
+    """What containers are made from; empty: what `synod cluster image` builds."""
 
 
 class HistoryOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,8 @@ import msgspec
 from deploy import admin, shaping
 from deploy.drivers import DriverError, find_driver
 from deploy.drivers.base import HOST
-from deploy.layout import CERTIFICATES, FILE_NAME, ClusterLayout, LayoutError, ReplicaLayout, load, save
+from deploy.drivers.docker import place_address
+from deploy.layout import CERTIFICATES, FILE_NAME, ClusterLayout, LayoutError, PlaceLayout, ReplicaLayout, load, save
 from deploy.shaping import LinkRoundTrip, ShapingError, named
 from deploy.topology import TopologyError, load_topology
 from replica.consensus.interface import ConfigurationError
@@ -276,6 +277,7 @@ class Cluster:
         with _one_line():
             self._driver.release(self.folder, self.layout, wipe=wipe)
         self.layout.groups = []
+        self.layout.places = []
         self._save()
 
     def status(self) -> list[ReplicaStatus]:
@@ -318,10 +320,47 @@ class Cluster:
                 if note and note not in self.notes:
                     self.notes.append(note)
             shaping.shape(self._driver, self.folder, self.layout, topology, self._entries(replicas), access=self.access)
+            if replicas is None:
+                shaping.shape_places(self._driver, self.folder, self.layout, topology)
         self._save()
 
     def _entries(self, replicas: Sequence[int] | None) -> list[ReplicaLayout]:
         return [each for each in self.layout.replicas if replicas is None or each.replica in replicas]
+
+    def place_clients(self, regions: Sequence[str]) -> str:
+        """Make a place for clients in each of these regions, in the cluster's own network, with the region's links.
+
+        A place that is there stays; all are taken away with the cluster. Returns why clients run on this machine
+        instead, in words, and then there are no places; empty when there are.
+        """
+        if not self._driver.device:
+            return f"replicas under driver {self.layout.driver!r} share the network of this machine"
+        known = {place.region: place for place in self.layout.places}
+        with _one_line():
+            for region in regions:
+                if region not in known:
+                    number = len(known)
+                    known[region] = PlaceLayout(
+                        region=region,
+                        address=place_address(self.layout, number),
+                        unit=f"synod-{self.layout.cluster[:8]}-clients-{number + 1}",
+                    )
+            added = len(known) > len(self.layout.places)
+            for place in known.values():
+                if refused := self._driver.make_place(self.layout, place):
+                    return refused
+        self.layout.places = list(known.values())
+        self._save()
+        if added:
+            self.apply_topology()
+        return ""
+
+    def python_in(self, region: str, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+        """The command that runs Python with these arguments in the place for clients of that region, with our standard
+        streams. Who runs there is to end when its standard input does."""
+        place = next(place for place in self.layout.places if place.region == region)
+        with _one_line():
+            return self._driver.python_in(place, arguments, environment)
 
     def round_trips(self) -> list[LinkRoundTrip]:
         """What the topology declares between each two replicas, and what is measured now."""

@@ -47,6 +47,21 @@ class ReplicaLayout(msgspec.Struct, kw_only=True):
     internal: str = ""
     """Where others in the cluster's own network reach its clients' listener; empty: at ``client``, as everybody."""
 
+    @property
+    def address(self) -> str:
+        """Its host, as its peers know it."""
+        return self.peer.rpartition(":")[0]
+
+
+class PlaceLayout(msgspec.Struct, kw_only=True):
+    """A place for clients of one region, in the cluster's own network."""
+
+    region: str
+    address: str
+    """Its host, as the replicas see it."""
+    unit: str
+    """The name of the container or network namespace."""
+
 
 class ClusterLayout(msgspec.Struct, kw_only=True):
     """A cluster. ``node`` holds further fields of the replicas' configuration, as TOML would nest them."""
@@ -61,6 +76,8 @@ class ClusterLayout(msgspec.Struct, kw_only=True):
     tls: bool = False
     """Replicas and clients know each other by certificates of the authority in ``certs``."""
     replicas: list[ReplicaLayout] = []
+    places: list[PlaceLayout] = []
+    """Where clients run within the cluster's own network, for as long as it is up."""
     last_replica: int = 0
     """The highest id ever given: ids are not used twice."""
     image: str = ""

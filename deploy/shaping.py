@@ -23,11 +23,21 @@ import msgspec
 
 from deploy import admin, netem
 from deploy.drivers import Driver, DriverError
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 from deploy.topology import OneWay, Topology
 from replica.wire.v1 import admin_pb2
 
-__all__ = ["SHAPINGS", "LinkRoundTrip", "ShapingError", "choose", "measure", "named", "partition", "shape"]
+__all__ = [
+    "SHAPINGS",
+    "LinkRoundTrip",
+    "ShapingError",
+    "choose",
+    "measure",
+    "named",
+    "partition",
+    "shape",
+    "shape_places",
+]
 
 Shaping: TypeAlias = Literal["auto", "netem", "transport", "none"]
 
@@ -36,6 +46,8 @@ SHAPINGS: Final[tuple[Shaping, ...]] = ("auto", "netem", "transport", "none")
 SAMPLES: Final = 10
 
 Links: TypeAlias = list[tuple[ReplicaLayout, OneWay]]
+
+KernelLinks: TypeAlias = list[tuple[ReplicaLayout | PlaceLayout, OneWay]]
 
 
 class ShapingError(Exception):
@@ -117,8 +129,21 @@ def shape(
         ]
         if layout.shaped_by == "transport":
             _shape_transport(replica, links, access)
-        elif layout.shaped_by == "netem" and links:
-            _shape_kernel(driver, folder, layout, replica, links)
+        elif layout.shaped_by == "netem":
+            clients = [(place, topology.link_between(replica.region, place.region)) for place in layout.places]
+            _shape_kernel(driver, folder, layout, replica, [*links, *clients])
+
+
+def shape_places(driver: Driver, folder: Path, layout: ClusterLayout, topology: Topology) -> None:
+    """Shape what clients in places send; the replicas' half of those links is `shape`'s. Raises as that does.
+
+    Only the kernel does it: the transport's shaping is that of replicas.
+    """
+    if layout.shaped_by != "netem":
+        return
+    for place in layout.places:
+        links = [(replica, topology.link_between(place.region, replica.region)) for replica in layout.replicas]
+        _shape_kernel(driver, folder, layout, place, [*links])
 
 
 def _shape_transport(replica: ReplicaLayout, links: Links, access: admin.Access) -> None:
@@ -135,18 +160,23 @@ def _shape_transport(replica: ReplicaLayout, links: Links, access: admin.Access)
     admin.inject_faults(replica.client, request, access=access)
 
 
-def _shape_kernel(driver: Driver, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, links: Links) -> None:
-    wanted = {_host(other): link for other, link in links}
+def _shape_kernel(
+    driver: Driver, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, links: KernelLinks
+) -> None:
+    if not links:
+        return
+    whose = f"replica {unit.replica}" if isinstance(unit, ReplicaLayout) else f"clients in {unit.region}"
+    wanted = {other.address: link for other, link in links}
     script = f"{netem.shape_script(driver.device, wanted)}\n{netem.show_script(driver.device)}"
-    shown = driver.in_network(folder, layout, replica, script)
+    shown = driver.in_network(folder, layout, unit, script)
     try:
         found = netem.read_back(shown)
     except ValueError as error:
-        raise ShapingError(f"the network of replica {replica.replica} cannot be read back: {error}") from None
+        raise ShapingError(f"the network of {whose} cannot be read back: {error}") from None
     for address, link in wanted.items():
         wrong = found[address].differs(link) if address in found else "it is not shaped"
         if wrong:
-            raise ShapingError(f"the link of replica {replica.replica} to {address} is not as declared: {wrong}")
+            raise ShapingError(f"the link of {whose} to {address} is not as declared: {wrong}")
 
 
 def partition(
@@ -166,7 +196,7 @@ def partition(
         others = [other for other in layout.replicas if other.replica != replica.replica]
         if driver.device:
             script = netem.block_script(
-                {_host(other) for other in others if other.replica in cut}, {_host(other) for other in others}
+                {other.address for other in others if other.replica in cut}, {other.address for other in others}
             )
             driver.in_network(folder, layout, replica, script)
         else:
@@ -199,7 +229,3 @@ def measure(
             )
         )
     return rows
-
-
-def _host(replica: ReplicaLayout) -> str:
-    return replica.peer.rpartition(":")[0]

@@ -2,7 +2,8 @@
 
 `Fleet` starts one process or more for each region, waits until all of them are connected, names one moment as the start
 for all, and merges what they hand back. Processes are children whose standard input is a pipe of ours; each ends when
-that pipe does, so that none outlives this process.
+that pipe does, so that none outlives this process. They run here, or wherever a `Launch` starts them; all keep time by
+the monotonic clock of this kernel.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import contextlib
 import os
 import sys
 import time
-from pathlib import Path
-from typing import Final, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Self, TypeAlias
 
 import msgspec
 
@@ -34,6 +35,17 @@ GRACE_S: Final = 30.0
 STDERR_BYTES_MAX: Final = 16_384
 
 
+MODULE: Final = ("-m", "bench.load.generator")
+
+Launch: TypeAlias = Callable[[GeneratorSpec, Sequence[str], Mapping[str, str]], list[str]]
+"""From what a generator is to do, the arguments of Python, and what its environment has besides, to the command."""
+
+
+def launch_here(_: GeneratorSpec, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+    """A process of this machine, beside this one, whose environment it inherits."""
+    return [sys.executable, *arguments]
+
+
 class LoadError(Exception):
     """The load could not be made or measured; the text says why."""
 
@@ -41,18 +53,21 @@ class LoadError(Exception):
 class Fleet:
     """Generators of one run. Use it as an asynchronous context manager: at its end no process is left."""
 
-    def __init__(self, specs: list[GeneratorSpec]) -> None:
+    def __init__(self, specs: list[GeneratorSpec], launch: Launch = launch_here, *, hint: str = "") -> None:
+        """``hint`` is what to do when a generator dies, for whoever reads of it."""
         self._specs = specs
+        self._launch = launch
+        self._hint = hint
         self._processes: list[asyncio.subprocess.Process] = []
         self.window: Window | None = None
 
     async def __aenter__(self) -> Self:
         environment = dict(os.environ)
         tune_grpc(environment, child=True)
-        for _ in self._specs:
+        changed = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+        for spec in self._specs:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "bench.load.generator"),
+                *self._launch(spec, MODULE, changed),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -99,14 +114,22 @@ class Fleet:
         """Wait for the end of the window and the results. ``timeout_s`` is that of an operation."""
         assert self.window is not None
         patience = max(0.0, self.window.end - time.monotonic()) + timeout_s + GRACE_S
-        await asyncio.gather(*(self._expect(process, "done", patience) for process in self._processes))
-        return [_collect(Path(spec.output)) for spec in self._specs]
+        return list(await asyncio.gather(*(self._collect(process, patience) for process in self._processes)))
 
     def _send(self, process: asyncio.subprocess.Process, line: bytes) -> None:
         assert process.stdin is not None
         process.stdin.write(line + b"\n")
 
-    async def _expect(self, process: asyncio.subprocess.Process, state: str, timeout_s: float) -> None:
+    async def _collect(self, process: asyncio.subprocess.Process, timeout_s: float) -> GeneratorResult:
+        progress = await self._expect(process, "done", timeout_s)
+        assert process.stdout is not None
+        try:
+            packed = await asyncio.wait_for(process.stdout.readexactly(progress.size_bytes), GRACE_S)
+        except (TimeoutError, asyncio.IncompleteReadError):
+            raise LoadError("a generator was done, and its result did not arrive") from None
+        return msgspec.msgpack.decode(packed, type=GeneratorResult)
+
+    async def _expect(self, process: asyncio.subprocess.Process, state: str, timeout_s: float) -> Progress:
         assert process.stdout is not None
         try:
             line = await asyncio.wait_for(process.stdout.readline(), timeout_s)
@@ -115,13 +138,8 @@ class Fleet:
         if not line:
             assert process.stderr is not None
             said = (await process.stderr.read(STDERR_BYTES_MAX)).decode(errors="replace").strip().splitlines()
-            raise LoadError(f"a generator died: {said[-1] if said else 'it said nothing'}")
+            raise LoadError(f"a generator died: {said[-1] if said else 'it said nothing'}{self._hint}")
         progress = msgspec.json.decode(line, type=Progress)
         if progress.state != state:
             raise LoadError(f"a generator failed: {progress.error}")
-
-
-def _collect(path: Path) -> GeneratorResult:
-    result = msgspec.msgpack.decode(path.read_bytes(), type=GeneratorResult)
-    path.unlink()
-    return result
+        return progress

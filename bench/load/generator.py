@@ -1,8 +1,9 @@
 """One generator process: ``python -m bench.load.generator``, started and told what to do by `bench.load.fleet`.
 
 It reads its orders (a `GeneratorSpec` as one line of JSON) from standard input, connects, loads keys if it is told to,
-says ``ready``, waits for the line that names the start, and drives the load. What it measured goes to a file. It
-ignores the keyboard's interrupt, which is the parent's to handle, and ends by itself when its standard input ends: a
+says ``ready``, waits for the line that names the start, and drives the load. What it measured follows the line that
+says ``done``, so that it may run wherever a process of this kernel can: here, in a container, in a network namespace.
+It ignores the keyboard's interrupt, which is the parent's to handle, and ends by itself when its standard input ends: a
 parent that is gone, however it went, leaves no generator behind.
 """
 
@@ -14,7 +15,6 @@ import gc
 import resource
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -53,7 +53,6 @@ class GeneratorSpec(msgspec.Struct, frozen=True, kw_only=True):
     fraction: float = 0.0
     operations_max: int = 0
     preload: bool = False
-    output: str
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +67,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     """``ready``, ``done`` or ``failed``."""
     error: str = ""
+    size_bytes: int = 0
+    """Of the result (`GeneratorResult`) that follows the line, packed by msgpack."""
 
 
 class GeneratorResult(msgspec.Struct, kw_only=True):
@@ -154,8 +155,8 @@ async def _open(client: Any) -> None:
             return
 
 
-def _say(progress: Progress) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
+def _say(progress: Progress, result: bytes = b"") -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n" + result)
     sys.stdout.buffer.flush()
 
 
@@ -179,14 +180,8 @@ async def _main() -> None:
     except Exception as error:  # noqa: BLE001 - the parent reports it
         _say(Progress(state="failed", error=f"{type(error).__name__}: {error}"))
         return
-    _hand_over(Path(spec.output), result)
-    _say(Progress(state="done"))
-
-
-def _hand_over(path: Path, result: GeneratorResult) -> None:
-    staged = path.with_suffix(".tmp")
-    staged.write_bytes(msgspec.msgpack.encode(result))
-    staged.replace(path)
+    packed = msgspec.msgpack.encode(result)
+    _say(Progress(state="done", size_bytes=len(packed)), packed)
 
 
 async def _listen(orders: asyncio.StreamReader, order: asyncio.Future[bytes]) -> None:

@@ -68,6 +68,7 @@ class SynodTarget(Target):
             topology=shape.topology,
             leader=shape.leader if self.led else "",
             driver=shape.driver,
+            placed=self.cluster is not None and bool(self.cluster.layout.places),
             version=__version__,
             node=shape.node,
         )
@@ -102,7 +103,8 @@ class SynodTarget(Target):
 
     def _check_driver(self) -> None:
         """Raises `TargetUnavailable` where replicas cannot run in the way that is wanted."""
-        wanted = ClusterLayout(cluster="", driver=self.shape.driver, protocol=self.protocol, image=docker.DEFAULT_IMAGE)
+        image = self.shape.image or docker.DEFAULT_IMAGE
+        wanted = ClusterLayout(cluster="", driver=self.shape.driver, protocol=self.protocol, image=image)
         try:
             find_driver(wanted.driver).check(wanted)
         except DriverError as error:
@@ -124,6 +126,7 @@ class SynodTarget(Target):
                 node=node,
                 driver=shape.driver,
                 shaping=shape.shaping,
+                image=shape.image,
             )
             self.cluster.up()
             self._sync_mode = next((s.sync_mode for s in self.cluster.status() if s.sync_mode), shape.sync_mode)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import ClassVar, Final
 
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 
 HOST: Final = "127.0.0.1"
 PEER_PORT_OFFSET: Final = 100
@@ -74,12 +74,29 @@ class Driver(ABC):
         Replicas that still run are killed. With ``wipe``, data outside the folder goes as well.
         """
 
-    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
-        """Run a shell script, with privileges over it, in the network of a running replica; returns what it printed.
+    def in_network(self, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, script: str) -> str:
+        """Run a shell script, with privileges over it, in the network of a running replica, or of a place; returns what
+        it printed.
 
         Raises `DriverError` with what it said when it failed.
         """
         raise DriverError(f"replicas under driver {layout.driver!r} share the network of this machine")
+
+    def make_place(self, layout: ClusterLayout, place: PlaceLayout) -> str:
+        """Make a place for clients in the cluster's network, unless it is there; `release` takes it away.
+
+        Returns why clients that keep time with this machine cannot run there, in words; empty when they can. Raises
+        `DriverError`.
+        """
+        raise DriverError(f"replicas under driver {layout.driver!r} share the network of this machine")
+
+    def python_in(self, place: PlaceLayout, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+        """The command that runs Python with these arguments in a place, with our standard streams.
+
+        ``environment`` is added to what the place has. A process there is to end when its standard input does: that
+        is all it notices of the end of the command.
+        """
+        raise DriverError("there are no places for clients")
 
     @abstractmethod
     def start(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout) -> None:

@@ -10,6 +10,7 @@ is in named volumes, so that it belongs to the replica's user and can be mapped 
   container has been restarted, and gRPC is in no hurry with that.
 - Clients reach a replica at a published port of 127.0.0.1.
 - Replicas have no privileges. What is done to a replica's network is done by a container that shares it for a moment.
+- A place for clients is a container of the same image that sleeps; who works there is started in it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from deploy.drivers.base import HOST, Driver, DriverError, routed_subnets
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 from deploy.node_config import render
 
 __all__ = ["DEFAULT_IMAGE", "LABEL", "DockerDriver", "build_image", "compose_file"]
@@ -41,7 +42,14 @@ METRICS_PORT: Final = 7201
 FIRST_HOST: Final = 10
 """The last number of a replica's address is this and its id."""
 
-HOSTS_MAX: Final = 250
+HOSTS_MAX: Final = 200
+"""The last number of the last address that a replica may have."""
+
+LAST_HOST: Final = 254
+"""The last number of the first place for clients; the others follow downwards."""
+
+BOOT: Final = "/proc/sys/kernel/random/boot_id"
+"""Tells kernels apart."""
 
 ENGINE_TIMEOUT_S: Final = 120.0
 """An engine that takes longer over one request is taken for broken."""
@@ -143,19 +151,44 @@ class DockerDriver(Driver):
         said = _run(["docker", "logs", "--tail", str(lines), replica.unit], stderr=subprocess.STDOUT)
         return said.stdout.splitlines()[-lines:]
 
-    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
-        self._assert_alive(folder, replica)
+    def in_network(self, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, script: str) -> str:
+        if isinstance(unit, ReplicaLayout):
+            self._assert_alive(folder, unit)
         return docker(
-            *("run", "--rm", "--network", f"container:{replica.unit}", "--cap-add", "NET_ADMIN", "--user", "0"),
+            *("run", "--rm", "--network", f"container:{unit.unit}", "--cap-add", "NET_ADMIN", "--user", "0"),
             *("--label", f"{LABEL}={layout.cluster}", "--entrypoint", "sh", layout.image, "-c", script),
         )
+
+    def make_place(self, layout: ClusterLayout, place: PlaceLayout) -> str:
+        state, _ = _state(place)
+        if state and state != "running":
+            docker("rm", "--force", place.unit)
+        if state != "running":
+            docker(
+                *("run", "--detach", "--init", "--name", place.unit, "--label", f"{LABEL}={layout.cluster}"),
+                *("--network", _network(layout), "--ip", place.address),
+                *("--cap-drop", "ALL", "--security-opt", "no-new-privileges:true"),
+                *("--tmpfs", "/data", "--no-healthcheck", *_topology_mount(layout)),
+                *("--entrypoint", "sleep", layout.image, "infinity"),
+            )
+        try:
+            here = Path(BOOT).read_text()
+        except OSError:  # not Linux, where an engine runs in a machine of its own
+            here = ""
+        if docker("exec", place.unit, "cat", BOOT) != here:
+            return "containers run on another kernel, whose clock is not that of this machine"
+        return ""
+
+    def python_in(self, place: PlaceLayout, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+        variables = [word for name, value in environment.items() for word in ("--env", f"{name}={value}")]
+        return ["docker", "exec", "--interactive", *variables, place.unit, "python3", *arguments]
 
     def release(self, folder: Path, layout: ClusterLayout, *, wipe: bool) -> None:
         ours = ("--filter", f"label={LABEL}={layout.cluster}")
         for replica in layout.replicas:
             replica.process = 0
         if containers := docker("ps", "--all", "--quiet", *ours).split():
-            docker("rm", "--force", *containers)
+            docker("rm", "--force", "--volumes", *containers)  # named volumes stay
         if networks := docker("network", "ls", "--quiet", *ours).split():
             docker("network", "rm", *networks)
         if wipe and (volumes := docker("volume", "ls", "--quiet", *ours).split()):
@@ -173,7 +206,7 @@ def compose_file(folder: Path) -> Path:
 
 def compose(layout: ClusterLayout) -> str:
     """The text of the Compose file. JSON's strings and lists are YAML's, too."""
-    name = f"synod-{layout.cluster[:8]}"
+    name = _network(layout)
     label = json.dumps({LABEL: layout.cluster})
     lines = [
         "# Written by `synod cluster`, which runs it; `docker compose up` in this folder does the same.",
@@ -225,6 +258,26 @@ def address_of(layout: ClusterLayout, replica: ReplicaLayout) -> str:
     if host > HOSTS_MAX:
         raise DriverError(f"replica id {replica.replica} has no address left in {layout.subnet}.0/24")
     return f"{layout.subnet}.{host}"
+
+
+def place_address(layout: ClusterLayout, number: int) -> str:
+    """The address of the ``number``-th place for clients, counted from 0. Raises `DriverError`."""
+    host = LAST_HOST - number
+    if host <= HOSTS_MAX:
+        raise DriverError(f"clients are in {number + 1} regions, and {layout.subnet}.0/24 has no address left for them")
+    return f"{layout.subnet}.{host}"
+
+
+def _network(layout: ClusterLayout) -> str:
+    return f"synod-{layout.cluster[:8]}"
+
+
+def _topology_mount(layout: ClusterLayout) -> list[str]:
+    """A topology in a file of this machine is at the same path in the place of a client."""
+    if not layout.topology.endswith(".toml"):
+        return []
+    path = Path(layout.topology).resolve()
+    return ["--volume", f"{path}:{path}:ro"]
 
 
 def free_subnet(cluster: str, taken: Collection[str]) -> str:
@@ -331,7 +384,7 @@ def _compose_program() -> list[str]:
     raise DriverError("neither `docker compose` nor `docker-compose` is installed")
 
 
-def _state(replica: ReplicaLayout) -> tuple[str, int]:
+def _state(replica: ReplicaLayout | PlaceLayout) -> tuple[str, int]:
     """The container's state and exit status; an empty state when there is no container."""
     found = _run(["docker", "container", "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", replica.unit])
     if found.returncode:

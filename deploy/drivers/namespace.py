@@ -20,14 +20,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from deploy.drivers.base import DriverError
 from deploy.drivers.docker import address_of, free_subnet
 from deploy.drivers.process import ProcessDriver
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 
 __all__ = ["NamespaceDriver"]
 
@@ -74,8 +74,16 @@ class NamespaceDriver(ProcessDriver):
         assert found is not None
         return [found, "netns", "exec", replica.unit, *command]
 
-    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
-        return _checked("ip", "netns", "exec", replica.unit, "sh", "-c", script)
+    def in_network(self, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, script: str) -> str:
+        return _checked("ip", "netns", "exec", unit.unit, "sh", "-c", script)
+
+    def make_place(self, layout: ClusterLayout, place: PlaceLayout) -> str:
+        self._join(layout, place.unit, f"c{place.address.rpartition('.')[2]}", place.address)
+        return ""
+
+    def python_in(self, place: PlaceLayout, arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        return ["ip", "netns", "exec", place.unit, "env", *variables, sys.executable, *arguments]
 
     def release(self, folder: Path, layout: ClusterLayout, *, wipe: bool) -> None:
         hub = _hub(layout)
@@ -90,8 +98,13 @@ class NamespaceDriver(ProcessDriver):
 
     def make_network(self, layout: ClusterLayout, replica: ReplicaLayout) -> None:
         """Make what is not there yet."""
+        self._join(layout, replica.unit, f"r{replica.replica}", address_of(layout, replica))
+
+    @staticmethod
+    def _join(layout: ClusterLayout, own: str, port: str, address: str) -> None:
+        """The namespace ``own``, joined to the hub at ``port``."""
         there = _namespaces()
-        hub, own, port = _hub(layout), replica.unit, f"r{replica.replica}"
+        hub = _hub(layout)
         if hub not in there:
             _checked("ip", "netns", "add", hub)
             _in(hub, "link set lo up", "link add bridge0 type bridge", "link set bridge0 up")
@@ -102,7 +115,7 @@ class NamespaceDriver(ProcessDriver):
         if own not in there:
             _checked("ip", "netns", "add", own)
             _in(own, "link set lo up", f"link add eth0 type veth peer name {port} netns {hub}")
-            _in(own, f"address add {address_of(layout, replica)}/24 dev eth0", "link set eth0 up")
+            _in(own, f"address add {address}/24 dev eth0", "link set eth0 up")
             _in(hub, f"link set {port} master bridge0", f"link set {port} up")
 
 

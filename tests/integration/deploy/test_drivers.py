@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,36 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deploy import Cluster, ClusterError, admin
-from deploy.drivers.docker import LABEL, build_image
+from deploy.drivers.docker import LABEL
 from replica.cli import main
 from replica.client import connect
+from tests.support.containers import PROJECT, engine, without_engine, without_namespaces
 
-PROJECT = Path(__file__).parents[3]
-BASE = "python:3.11-slim-bookworm"
-IMAGE = "synod:test"
 PATIENT: dict[str, int | float | str | bool] = {"election_timeout_min_s": 1.0, "election_timeout_max_s": 2.0}
 SETTLE_S = 60.0
 
 
 def synod(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments, prog_name="synod")
-
-
-def engine(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def without_engine() -> str:
-    if shutil.which("docker") is None:
-        return "no Docker: the program docker is not installed"
-    found = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
-    return f"no Docker: {found.stderr.strip().splitlines()[-1]}" if found.returncode else ""
-
-
-def without_namespaces() -> str:
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return "no network namespaces: they need Linux and root"
-    return "" if shutil.which("ip") else "no network namespaces: iproute2 is not installed"
 
 
 def digests(cluster: Cluster) -> set[str]:
@@ -135,34 +115,6 @@ class TestNamespaces:
         assert result.output.count("\n") == 1, result.output
         assert not folder.exists()
         assert self.left(made[0]) == ""
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Built from what git knows and a folder of wheels, as where no package index can be reached."""
-    if reason := without_engine():
-        pytest.skip(reason)
-    if not engine("images", "--quiet", BASE):
-        pytest.skip(f"no base image {BASE} on this machine")
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("wheels for the image are collected by Python 3.11")
-    context = tmp_path_factory.mktemp("context") / "synod"
-    names = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT, capture_output=True, text=True, check=True,
-    ).stdout.split("\0")  # fmt: skip
-    for name in filter(None, names):
-        if (PROJECT / name).is_file():
-            (context / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(PROJECT / name, context / name)
-    wheels = context / "deploy" / "wheels"
-    collect = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*collect, "--wheel-dir", str(wheels), ".", "hatchling"], cwd=context, check=True)
-    for own in wheels.glob("synod-*.whl"):
-        own.unlink()
-    *_, last = build_image(IMAGE, BASE, context)
-    assert "Success" in last or IMAGE in last
-    return IMAGE
 
 
 @pytest.mark.docker

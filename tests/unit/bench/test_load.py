@@ -1,6 +1,7 @@
 """Generators measure what they claim to: intended starts, sound histories, calls that arrive."""
 
 import asyncio
+import sys
 from itertools import islice
 from typing import Any
 
@@ -10,11 +11,14 @@ from bench import results
 from bench.load import etcd_messages as etcd
 from bench.load.clients import EtcdClient
 from bench.load.drive import Driver, arrival_times
+from bench.load.fleet import Fleet, LoadError
+from bench.load.generator import GeneratorSpec
 from bench.load.instant import InstantUnary
 from bench.load.measure import Measured, Notes, Window, merge
 from bench.load.record import Recorded, Recorder, Recording, to_history
 from bench.load.unary import CallFailed, CallLost, UnaryConnection, literal
 from bench.operations import Stream
+from bench.suite import Load
 from bench.workload import parse_workload
 from replica.kv.operations import Got, KeyValue, Put, Range, Ranged, Transacted, Transaction, Written
 from replica.verification.checker import check
@@ -301,3 +305,61 @@ def test_revisions_that_do_not_count_in_one_order_are_left_out_of_the_history():
     apart = to_history(named, start=100.0, stale=False, revisions=False, attributes={})
     assert check(apart).verdict is Verdict.OK
     assert apart.operations[-1].result == {"succeeded": True, "results": [{"item": {"key": "b", "value": "y"}}]}
+
+
+A_GENERATOR = """
+import sys
+import msgspec
+from bench.load.generator import GeneratorResult, Progress, _say
+from bench.load.measure import Notes, Window
+from bench.load.record import Recorder
+from bench.operations import Stream
+from bench.workload import parse_workload
+
+stream = Stream(parse_workload({"name": "writes", "writes": 1.0}), seed=1, client=0, clients=1)
+nothing = Recorder(stream, 0).finish(lambda *_: None)
+sys.stdin.readline()
+_say(Progress(state="ready"))
+sys.stdin.readline()
+measured = Notes(Window(start=0.0, measured_from=0.0, measured_to=1.0, end=1.0), 1.0, open_loop=False).finish()
+measured.errors = {sys.argv[1]: 3}
+result = GeneratorResult(
+    measured=measured, recording=nothing, loaded=nothing, cpu_user_s=1.0, cpu_system_s=0.0, memory_bytes=1 << 20
+)
+packed = msgspec.msgpack.encode(result)
+_say(Progress(state="done", size_bytes=len(packed)), packed)
+"""
+
+
+def a_spec(region: str) -> GeneratorSpec:
+    return GeneratorSpec(
+        rpc="session", url="nowhere:1", workload=parse_workload({"name": "writes", "writes": 1.0}), region=region,
+        load=Load(seconds=0.01, warm_up_s=0.0, cool_down_s=0.0), seed=1, client=0, clients=1, in_flight=1, rate=0.0,
+    )  # fmt: skip
+
+
+async def test_generators_are_started_where_they_are_told_and_their_results_come_by_their_streams():
+    async with Fleet(
+        [a_spec("ohio"), a_spec("japan")], lambda spec, *_: [sys.executable, "-c", A_GENERATOR, spec.region]
+    ) as fleet:
+        await fleet.ready()
+        fleet.start(Load(seconds=0.01, warm_up_s=0.0, cool_down_s=0.0))
+        found = await fleet.finish(timeout_s=60.0)
+    assert [each.measured.errors for each in found] == [{"ohio": 3}, {"japan": 3}]
+
+
+async def test_a_generator_that_dies_is_a_failure_with_its_last_words_and_what_to_do():
+    async with Fleet(
+        [a_spec("ohio")], lambda *_: [sys.executable, "-c", "import nothing_of_that_name"], hint=" (build it anew)"
+    ) as fleet:
+        with pytest.raises(LoadError, match=r"No module named 'nothing_of_that_name' \(build it anew\)"):
+            await fleet.ready()
+
+
+async def test_a_result_that_breaks_off_is_a_failure():
+    broken = A_GENERATOR.replace("len(packed)), packed)", "len(packed)), packed[:-1])")
+    async with Fleet([a_spec("ohio")], lambda *_: [sys.executable, "-c", broken, "ohio"]) as fleet:
+        await fleet.ready()
+        fleet.start(Load(seconds=0.01, warm_up_s=0.0, cool_down_s=0.0))
+        with pytest.raises(LoadError, match="its result did not arrive"):
+            await fleet.finish(timeout_s=60.0)

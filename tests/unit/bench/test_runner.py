@@ -152,7 +152,11 @@ async def test_what_is_still_being_asked_when_the_load_is_over_is_waited_for(tmp
     bench = a_bench(tmp_path, {})
     bench._scratch = tmp_path
     target: Any = SimpleNamespace(
-        simulated=False, cluster=object(), rpc="session", processes=dict, url=lambda _: "memory:"
+        simulated=False,
+        cluster=SimpleNamespace(layout=SimpleNamespace(places=[])),
+        rpc="session",
+        processes=dict,
+        url=lambda _: "memory:",
     )
     probe = _Probe(bench._plans[0], target)
     async with AsyncExitStack() as stack:

@@ -3,10 +3,13 @@
 import asyncio
 import random
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from bench.networks import make_shaper
 from bench.shaping import ShapedPort, StreamShaper, shaped_port, shaped_url
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 from deploy.topology import OneWay, load_topology
 from replica.client.errors import InvalidArgument
 from replica.client.port import AttachmentLost, PortOptions
@@ -51,8 +54,10 @@ class EchoPort:
 
     def __init__(self) -> None:
         self.echo = Echo()
+        self.asked: list[str] = []
 
     async def attach(self, endpoint, hello):
+        self.asked.append(endpoint)
         return self.echo
 
     async def status(self, endpoint):
@@ -184,6 +189,42 @@ def test_the_url_is_read_back_as_it_was_made():
     assert port._region == "ireland"
     assert port._regions == {"a:1": "ohio", "b:2": "japan"}
     assert port.endpoints == ["a:1", "b:2"]
+
+
+async def test_a_replica_is_reached_where_the_url_says_and_known_by_its_own_name():
+    url = shaped_url({"a:1": "ohio", "b:2": "ohio"}, region="ohio", topology="", reached={"a:1": "10.0.0.1:7"})
+    port = shaped_port(url, PortOptions())
+    assert port.endpoints == ["a:1", "b:2"]
+    inner = EchoPort()
+    port._port = inner  # type: ignore[assignment]
+    for endpoint in ("a:1", "b:2"):
+        await (await port.attach(endpoint, Hello())).close()
+    assert inner.asked == ["10.0.0.1:7", "b:2"]
+    assert port._link("a:1").harmless, "no topology, no delay"
+
+
+def way(shaped_by: str, *, placed: bool, region: str = "virginia") -> str:
+    """The URL of a client in a region, to replicas in containers."""
+    layout = ClusterLayout(cluster="5eed", driver="docker", protocol="p", topology="wan3", shaped_by=shaped_by)
+    for number, place in enumerate(("california", "ohio", "virginia"), 1):
+        client, internal = f"127.0.0.1:700{number}", f"10.0.0.1{number}:7001"
+        layout.replicas.append(ReplicaLayout(replica=number, peer="", region=place, client=client, internal=internal))
+    if placed:
+        layout.places = [PlaceLayout(region=region, address="10.0.0.254", unit="clients")]
+    return make_shaper(SimpleNamespace(layout=layout)).endpoints(region)  # type: ignore[arg-type]
+
+
+def test_the_delays_of_clients_are_made_by_the_kernel_only_where_it_shapes_their_place():
+    here = shaped_port(way("netem", placed=False), PortOptions())
+    assert here._link("127.0.0.1:7002").delay_ms == 10.5 / 2
+    assert here._reached["127.0.0.1:7002"] == "127.0.0.1:7002"
+    in_place = shaped_port(way("netem", placed=True), PortOptions())
+    assert in_place._link("127.0.0.1:7002").harmless
+    assert in_place._reached["127.0.0.1:7002"] == "10.0.0.12:7001"
+    by_library = shaped_port(way("transport", placed=True), PortOptions())
+    assert by_library._link("127.0.0.1:7002").delay_ms == 10.5 / 2
+    assert by_library._reached["127.0.0.1:7002"] == "10.0.0.12:7001"
+    assert way("none", placed=False) == "127.0.0.1:7003,127.0.0.1:7002,127.0.0.1:7001", "the nearest first"
 
 
 @pytest.mark.parametrize(

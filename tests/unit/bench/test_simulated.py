@@ -47,7 +47,7 @@ def load(
             rpc="simulated", url="", workload=parse_workload(workload), load=settings, seed=1, client=place,
             clients=len(regions), in_flight=settings.in_flight, rate=settings.rate / len(regions), region=region,
             region_index=place, regions=len(regions), prefix="p", fraction=fraction, operations_max=10_000,
-            preload=preload and place == 0, output="",
+            preload=preload and place == 0,
         )
         for place, region in enumerate(regions)
     ]  # fmt: skip

@@ -9,13 +9,22 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy import Cluster, ClusterError
-from deploy.drivers import Driver, DriverError
-from deploy.drivers.docker import LABEL, DockerDriver, compose, compose_file, free_subnet
+from deploy import Cluster, ClusterError, netem
+from deploy.drivers import Driver, DriverError, docker
+from deploy.drivers.docker import (
+    LABEL,
+    DockerDriver,
+    address_of,
+    compose,
+    compose_file,
+    free_subnet,
+    place_address,
+)
 from deploy.drivers.process import ProcessDriver
-from deploy.layout import ClusterLayout, ReplicaLayout
+from deploy.layout import ClusterLayout, PlaceLayout, ReplicaLayout
 from deploy.node_config import render
-from deploy.shaping import ShapingError, choose
+from deploy.shaping import ShapingError, choose, shape, shape_places
+from deploy.topology import load_topology
 from replica.node.config import load_config
 
 PROJECT = Path(__file__).parents[3]
@@ -124,11 +133,13 @@ class Networked(ProcessDriver):
 
     def __init__(self, answer: str) -> None:
         self.answer = answer
+        self.scripts: dict[str, str] = {}
 
     def alive(self, folder: Path, replica: ReplicaLayout) -> bool:
         return True
 
-    def in_network(self, folder: Path, layout: ClusterLayout, replica: ReplicaLayout, script: str) -> str:
+    def in_network(self, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, script: str) -> str:
+        self.scripts[unit.unit] = script
         if self.answer:
             raise DriverError(self.answer)
         return ""
@@ -162,9 +173,91 @@ def test_another_trouble_is_not_taken_for_a_missing_netem() -> None:
         chosen(Networked("RTNETLINK answers: Operation not permitted"), "auto")
 
 
+def test_the_kernel_shapes_both_halves_of_the_links_of_clients_in_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, topology, driver = in_containers(), load_topology("wan3"), Networked("")
+    for number, replica in enumerate(layout.replicas):
+        replica.region = topology.region_of(number)
+    place = PlaceLayout(region="california", address=place_address(layout, 0), unit="clients")
+    layout.places, layout.shaped_by = [place], "netem"
+
+    class Obeyed(dict[str, netem.Shaped]):
+        def __contains__(self, address: object) -> bool:
+            return True
+
+        def __missing__(self, address: str) -> netem.Shaped:
+            return netem.Shaped()
+
+    monkeypatch.setattr(netem, "read_back", lambda _: Obeyed())
+    monkeypatch.setattr(netem.Shaped, "differs", lambda *_: "")
+    shape(driver, Path(), layout, topology, layout.replicas)
+    shape_places(driver, Path(), layout, topology)
+    ohio = next(replica for replica in layout.replicas if replica.region == "ohio")
+
+    def delay(unit: str, address: str) -> str:
+        lines = driver.scripts[unit].splitlines()
+        (found,) = (line.rpartition(":")[2] for line in lines if f"match ip dst {address}/32" in line)
+        (made,) = (line for line in lines if f"handle {found}: netem" in line)
+        return made.partition("delay ")[2].split()[0]
+
+    half_ms = topology.round_trip("california", "ohio") / 2
+    assert delay(ohio.unit, place.address) == delay("clients", ohio.address) == f"{round(1000 * half_ms)}us"
+
+
+def test_where_there_is_no_place_for_clients_that_is_said(tmp_path: Path) -> None:
+    cluster = Cluster.create(tmp_path / "c", base_port=7001)
+    assert "share the network of this machine" in cluster.place_clients([""])
+    assert cluster.layout.places == []
+
+
+def test_addresses_of_clients_never_meet_those_of_replicas() -> None:
+    layout = in_containers()
+    assert {place_address(layout, number) for number in range(54)}.isdisjoint(
+        address_of(layout, ReplicaLayout(replica=number, client="", peer="")) for number in range(1, 191)
+    )
+    with pytest.raises(DriverError, match="no address left"):
+        place_address(layout, 54)
+    with pytest.raises(DriverError, match="no address left"):
+        address_of(layout, ReplicaLayout(replica=191, client="", peer=""))
+
+
+def test_who_is_started_in_a_container_for_clients_keeps_our_streams_and_gets_our_variables() -> None:
+    place = PlaceLayout(region="ohio", address="10.201.0.254", unit="synod-5eed5eed-clients-1")
+    command = DockerDriver().python_in(place, ["-m", "bench.load.generator"], {"GRPC_EXPERIMENTS": "some"})
+    assert command == [
+        *("docker", "exec", "--interactive", "--env", "GRPC_EXPERIMENTS=some", "synod-5eed5eed-clients-1"),
+        *("python3", "-m", "bench.load.generator"),
+    ]
+
+
 def test_a_network_that_replicas_share_is_not_shaped_by_the_kernel(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="--driver docker or namespace"):
         Cluster.create(tmp_path / "c", base_port=7001, topology="wan3", shaping="netem")
     with pytest.raises(ClusterError, match="there is no 'magic'"):
         Cluster.create(tmp_path / "c", base_port=7001, shaping="magic")
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(("boot", "said"), [("5eed\n", ""), ("another\n", "containers run on another kernel")])
+def test_clients_stay_out_of_containers_whose_clock_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boot: str, said: str
+) -> None:
+    (tmp_path / "boot_id").write_text("5eed\n")
+    asked: list[tuple[str, ...]] = []
+
+    def answer(*arguments: str, **_: object) -> str:
+        asked.append(arguments)
+        return boot if arguments[0] == "exec" else ""
+
+    monkeypatch.setattr(docker, "docker", answer)
+    monkeypatch.setattr(docker, "_state", lambda _: ("", 0))
+    monkeypatch.setattr(docker, "BOOT", str(tmp_path / "boot_id"))
+    layout = in_containers()
+    layout.image, layout.topology = "synod:local", str(tmp_path / "mine.toml")
+    place = PlaceLayout(region="ohio", address=place_address(layout, 0), unit="clients")
+    refused = DockerDriver().make_place(layout, place)
+    assert refused.startswith(said)
+    assert bool(refused) == bool(said)
+    made = " ".join(asked[0])
+    assert f"--label {LABEL}={layout.cluster}" in made, "what has no label is not taken away"
+    assert f"--ip {place.address}" in made
+    assert f"--volume {layout.topology}:{layout.topology}:ro" in made, "the file means the same to a client there"
