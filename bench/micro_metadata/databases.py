@@ -9,10 +9,10 @@ import pwd
 import shutil
 import sqlite3
 import subprocess
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -131,7 +131,7 @@ class SQLite(Database):
     begin = "BEGIN IMMEDIATE"
 
     def __init__(self, path: str) -> None:
-        self._connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        self._connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self.execute("PRAGMA journal_mode=WAL")
         self.execute("PRAGMA synchronous=FULL")
         self.execute("PRAGMA foreign_keys=ON")
@@ -187,16 +187,14 @@ def on_database(pipe: Any, kind: str, address: str, worker: int, tasks: int) -> 
         database = opened(kind, address)
         experiments = experiments or database.experiments()
         callers.append((database, steps(worker, task), list[int](), f"{worker}/{task}"))
+    threads = ThreadPoolExecutor(tasks)
     pipe.send(None)
     while (clock := pipe.recv()) is not None:
         begin, seconds = clock
-        answers: list[tuple[Counter[str], Counter[str]]] = []
 
         def call(
-            caller: tuple[Database, Iterator[Step], list[int], str],
-            end: float = begin + seconds,
-            answers: list[tuple[Counter[str], Counter[str]]] = answers,
-        ) -> None:
+            caller: tuple[Database, Iterator[Step], list[int], str], end: float = begin + seconds
+        ) -> tuple[Counter[str], Counter[str]]:
             database, source, runs, actor = caller
             within, made = Counter[str](), Counter[str]()
             for step in source:
@@ -207,18 +205,12 @@ def on_database(pipe: Any, kind: str, address: str, worker: int, tasks: int) -> 
                 if time.time() >= end:
                     break
                 within[step.kind] += 1
-            answers.append((within, made))
+            return within, made
 
         time.sleep(max(0.0, begin - time.time()))
         used = time.process_time()
-        if tasks == 1:
-            call(callers[0])
-        else:
-            threads = [threading.Thread(target=call, args=(each,)) for each in callers]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        # One caller needs no thread; an error of any ends the process.
+        answers = [call(callers[0])] if tasks == 1 else list(threads.map(call, callers))
         within, made = Counter[str](), Counter[str]()
         for one, other in answers:
             within += one

@@ -145,7 +145,8 @@ def on_synod(pipe: Any, url: str, worker: int, tasks: int) -> None:
                                 made["runs"] += 1
                             case "log-metrics":
                                 points = {f"m{each}": [(step.number, 0.5)] for each in range(options.metrics)}
-                                made["points"] += await md.log_metrics(run, points)
+                                logged = await md.log_metrics(run, points)
+                                made["points"] += logged  # after the wait: other callers count meanwhile
                             case "register-artifact":
                                 await register(md, run, experiment, f"{name}/{step.number}", step.number / 1e6)
                                 made["models"] += 1

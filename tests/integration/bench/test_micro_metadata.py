@@ -21,7 +21,19 @@ def asked(module: Any, arguments: list[str]) -> tuple[dict[str, Any], str, bool]
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("other", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def test_what_is_acknowledged_is_there_on_both_sides(other):
-    arguments = ["--processes", "2", "--repetitions", "2", "--seconds", "1", "--sides", f"synod,{other}"]
+    # Several callers in a process share its counters.
+    arguments = [
+        "--processes",
+        "2",
+        "--tasks",
+        "3",
+        "--repetitions",
+        "2",
+        "--seconds",
+        "1",
+        "--sides",
+        f"synod,{other}",
+    ]
     figures, table, good = asked(compare, arguments)
     assert good, figures
     if other in figures["skipped"]:
