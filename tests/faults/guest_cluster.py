@@ -22,7 +22,7 @@ from replica.client import connect_async
 
 FOLDER = Path("/data/cluster")
 IN_FLIGHT = 32
-READY_TIMEOUT_S = 240.0
+READY_TIMEOUT_S = 900.0
 STALL_S = 60.0
 OPERATION_TIMEOUT_S = 240.0
 SLOW_MACHINE = {"heartbeat_s": 0.5, "election_timeout_min_s": 5.0, "election_timeout_max_s": 10.0}

@@ -3,9 +3,9 @@
     python -m tests.faults.guest_network links|cluster TOPOLOGY
 
 prints, one JSON object a line: with ``links``, ``{"pings": …}``, the round trips that the kernel achieves between
-namespaces; with ``cluster``, ``{"shaping": …}`` once it serves, ``{"links": …}`` with the round trips that the replicas
-measure over their streams, and one ``{"region": …}`` for a short benchmark from each region; with both,
-``{"left": …}``, what is left of the network in the end.
+namespaces, of replicas and of clients; with ``cluster``, ``{"shaping": …}`` once it serves, ``{"links": …}`` with the
+round trips that the replicas measure over their streams, and one ``{"region": …}`` for a short benchmark from each
+region; with both, ``{"left": …}``, what is left of the network in the end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from pathlib import Path
 import msgspec
 
 from deploy import Cluster, netem, shaping
+from deploy.drivers.docker import place_address
 from deploy.drivers.namespace import NamespaceDriver
+from deploy.layout import PlaceLayout
 from deploy.topology import load_topology
 from tests.faults.guest_cluster import READY_TIMEOUT_S, SLOW_MACHINE, report
 
@@ -66,18 +68,27 @@ def ping(namespace: str, address: str, declared_ms: float) -> float:
 
 def links(topology: str) -> None:
     """Namespaces and what shapes them, and nobody in them: the kernel's own round trips."""
-    layout = Cluster.create(FOLDER, driver="namespace", topology=topology).layout
+    cluster = Cluster.create(FOLDER, driver="namespace", topology=topology)
+    layout = cluster.layout
     driver, shape = NamespaceDriver(), load_topology(topology)
     for replica in layout.replicas:
         driver.make_network(layout, replica)
     driver.in_network(FOLDER, layout, layout.replicas[0], netem.probe_script())
     layout.shaped_by = "netem"
+    unit = f"{layout.replicas[0].unit}-clients"
+    place = PlaceLayout(region=shape.region_of(0), address=place_address(layout, 0), unit=unit)
+    layout.places = [place]
+    assert driver.make_place(layout, place) == ""
     shaping.shape(driver, FOLDER, layout, shape, layout.replicas)
+    shaping.shape_places(driver, FOLDER, layout, shape)
     pings = {}
     for index, one in enumerate(layout.replicas):
         for other in layout.replicas[index + 1 :]:
             declared_ms = shape.round_trip(one.region, other.region)
-            pings[f"{one.region}.{other.region}"] = ping(one.unit, other.peer.partition(":")[0], declared_ms)
+            pings[f"{one.region}.{other.region}"] = ping(one.unit, other.address, declared_ms)
+    for replica in layout.replicas[1:]:
+        declared_ms = shape.round_trip(place.region, replica.region)
+        pings[f"{place.region}.{replica.region}.client"] = ping(place.unit, replica.address, declared_ms)
     report({"pings": pings})
     driver.release(FOLDER, layout, wipe=True)
     report_left()
