@@ -340,13 +340,14 @@ def execute(suite: Suite, settings: Settings, *, wants_report: bool) -> int:
     from bench.model.beside import model_of
     from bench.report import print_tables, write_report  # a second to import
 
-    print_tables(found)
+    model = None
     if wants_report:
         try:
             model = model_of(settings.folder)
         except ModelError as error:
-            model = None
             console.print(f"without predictions: {error}", soft_wrap=True)
+    print_tables(found, predictor=model)
+    if wants_report:
         console.print(f"report: {write_report(found, model)}", soft_wrap=True)
     console.print(f"results: {settings.folder}", soft_wrap=True)
     sentence, good = conclusion(found)

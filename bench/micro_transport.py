@@ -5,6 +5,8 @@ frame for frame. Three measurements, one line of JSON each:
 
 - ``bounce``: a frame of so many messages goes and comes back, one at a time. Round trip in microseconds (median and
   99th percentile), processor time of both processes for one frame in one direction.
+- ``round``: a frame to each of so many peers, and all of them answer, as in a round of agreement: after how long has
+  the first answered, the second, and so on (medians), and what does it cost the processor of both sides.
 - ``window``: so many single messages are kept in flight; how they share frames is left to the links.
 - ``blocked``: the sender blocks its loop right after handing a message over, as an inline sync does; when has the
   message arrived at the other side? With ``flush`` it is measured against the hand-over; without, the message waits.
@@ -25,9 +27,11 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
+
+import msgspec
 
 from replica.transport import (
     Accept,
@@ -55,6 +59,7 @@ class Host:
 
     def __init__(self) -> None:
         self.up = asyncio.Event()
+        self.linked: set[int] = set()
         self.take: Received = lambda _: None
 
     def epoch(self) -> int:
@@ -75,6 +80,7 @@ class Host:
 
     def notified(self, event: LinkEvent, /) -> None:
         if isinstance(event, LinkUp):
+            self.linked.add(event.peer)
             self.up.set()
 
     async def greeted(self, _greeting: PeerGreeting, /) -> Verdict:
@@ -87,29 +93,48 @@ class Host:
         raise SnapshotUnserved("nothing is taught here")
 
 
+class Round(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame to each of some peers, and their answers. Microseconds."""
+
+    peers: int
+    answered_us: tuple[float, ...]
+    """When the first has answered, the second, ...: medians, from the hand-over on."""
+    leading_us: float
+    following_us: float
+    """Processor time of the one that asks, and of each one that answers."""
+
+
 def processor_time_s() -> float:
     """Processor time of this process, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
 
-async def connect(replica: int, pipe: Connection) -> tuple[Transport, Host]:
-    """Start a transport and find the other one through the pipe."""
+async def connect(replica: int, *pipes: Connection) -> tuple[Transport, Host]:
+    """Start a transport and find the others through the pipes: all bouncers, or the driver.
+
+    Bouncers are numbered from `BOUNCER` on, in the order of the driver's pipes.
+    """
     host = Host()
     transport = Transport(
         Identity(cluster="bench", replica=replica, disk=f"disk-{replica}", incarnation=1), host, listen="127.0.0.1:0"
     )
     await transport.start()
-    pipe.send(transport.port)
-    port = await asyncio.to_thread(pipe.recv)
-    transport.set_peers({3 - replica: f"127.0.0.1:{port}"})
-    await host.up.wait()
+    peers = {}
+    for number, pipe in enumerate(pipes):
+        pipe.send(transport.port)
+        port = await asyncio.to_thread(pipe.recv)
+        peers[BOUNCER + number if replica == DRIVER else DRIVER] = f"127.0.0.1:{port}"
+    transport.set_peers(peers)
+    while len(host.linked) < len(peers):
+        await host.up.wait()
+        host.up.clear()
     return transport, host
 
 
-async def bounce_back(pipe: Connection) -> None:
+async def bounce_back(pipe: Connection, replica: int) -> None:
     """The other process: send every frame back; answer the pipe with the times of arrival and of the processor."""
-    transport, host = await connect(BOUNCER, pipe)
+    transport, host = await connect(replica, pipe)
     arrivals: list[int] = []
 
     def take(messages: list[Any]) -> None:
@@ -215,6 +240,54 @@ async def bounce(transport: Transport, host: Host, messages: int, size: int, sec
     return times
 
 
+async def ask_all(pipes: Sequence[Connection], seconds: float, size: int) -> Round:
+    """The measuring process of `measure_round`."""
+    transport, host = await connect(DRIVER, *pipes)
+    peers = tuple(range(BOUNCER, BOUNCER + len(pipes)))
+
+    async def others() -> list[float]:
+        for pipe in pipes:
+            pipe.send("report")
+        return [(await asyncio.to_thread(pipe.recv))[0] for pipe in pipes]
+
+    loop = asyncio.get_running_loop()
+    data = bytes(size)
+    rounds: list[list[float]] = []
+    times: list[float] = []
+    back = loop.create_future()
+
+    def take(_frame: list[Any]) -> None:
+        times.append(time.perf_counter())
+        if len(times) == len(peers):
+            back.set_result(None)
+
+    host.take = take
+    await others()  # they answer once their links stand
+    before: list[float] = []
+    spent = 0.0
+    warm, end = time.perf_counter() + seconds / 5, time.perf_counter() + seconds * 6 / 5
+    while (start := time.perf_counter()) < end:
+        if not before and start >= warm:
+            before, spent = await others(), processor_time_s()
+            rounds.clear()
+            start = time.perf_counter()
+        times, back = [], loop.create_future()
+        transport.send(peers, data)
+        await back
+        rounds.append([at - start for at in times])
+    spent = processor_time_s() - spent
+    taken = [after - earlier for after, earlier in zip(await others(), before, strict=True)]
+    for pipe in pipes:
+        pipe.send("stop")
+    await transport.stop()
+    return Round(
+        peers=len(peers),
+        answered_us=tuple(statistics.median(each) * 1e6 for each in zip(*rounds, strict=True)),
+        leading_us=spent / len(rounds) * 1e6,
+        following_us=statistics.fmean(taken) / len(rounds) * 1e6,
+    )
+
+
 async def keep_in_flight(transport: Transport, host: Host, window: int, size: int, seconds: float) -> int:
     """Send a new message for each that comes back, and return how many came."""
     done = asyncio.get_running_loop().create_future()
@@ -248,22 +321,45 @@ def run(main: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(main)
 
 
-def bouncing_process(pipe: Connection) -> None:
+def bouncing_process(pipe: Connection, replica: int = BOUNCER) -> None:
     """Entry of the other process."""
-    run(bounce_back(pipe))
+    run(bounce_back(pipe, replica))
+
+
+@contextlib.contextmanager
+def others(count: int, target: Callable[[Connection, int], None] = bouncing_process) -> Iterator[list[Connection]]:
+    """So many other processes, with a pipe to each; they are gone at the end."""
+    context = multiprocessing.get_context("spawn")  # grpc does not survive a fork
+    pipes, processes = [], []
+    try:
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=target, args=(theirs, BOUNCER + number), daemon=True)
+            process.start()
+            pipes.append(ours)
+            processes.append(process)
+        yield pipes
+        for process in processes:
+            process.join(10)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def measure_round(peers: int, *, seconds: float, size: int = 128) -> Round:
+    """Rounds with so many peers, one after the other. ``size`` of a message in bytes."""
+    with others(peers) as pipes:
+        found: Round = run(ask_all(pipes, seconds, size))
+    return found
 
 
 def measure(seconds: float, sizes: list[int]) -> list[dict[str, Any]]:
     """All measurements, each of so many seconds and for each size of message in bytes."""
-    context = multiprocessing.get_context("spawn")  # grpc does not survive a fork
-    ours, theirs = context.Pipe()
-    process = context.Process(target=bouncing_process, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        results: list[dict[str, Any]] = run(drive(ours, seconds, sizes))
-        process.join(10)
-    finally:
-        process.kill()
+    with others(1) as pipes:
+        results: list[dict[str, Any]] = run(drive(pipes[0], seconds, sizes))
+    results.extend(
+        {"measurement": "round", **msgspec.structs.asdict(measure_round(peers, seconds=seconds))} for peers in (2, 4)
+    )
     return results
 
 
@@ -274,7 +370,14 @@ def main() -> None:
     parser.add_argument("--message-bytes", type=int, nargs="+", default=[128, 4096])
     options = parser.parse_args()
     for result in measure(options.seconds, options.message_bytes):
-        rounded = {name: round(value, 2) if isinstance(value, float) else value for name, value in result.items()}
+        rounded = {
+            name: [round(each, 2) for each in value]
+            if isinstance(value, tuple)
+            else round(value, 2)
+            if isinstance(value, float)
+            else value
+            for name, value in result.items()
+        }
         sys.stdout.write(json.dumps(rounded) + "\n")
 
 

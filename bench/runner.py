@@ -62,6 +62,12 @@ ONE_BY_ONE: Final = (
 
 STALLED_STEPS: Final = 2
 
+CALIBRATIONS: Final = "calibrations"
+"""The passes of the model's calibration, below a folder of results."""
+
+CALIBRATION_S: Final = 30.0
+"""What a pass takes, about."""
+
 CEILING_SECONDS: Final = 1.0
 CEILING_WARM_UP_S: Final = 0.3
 
@@ -180,7 +186,11 @@ class _Bench:
             for plan in ceilings:
                 await self._ceiling(plan)
             for plan in waiting:
+                if self._suite.calibrate:
+                    await self._calibrate(plan.experiment.name)
                 await self._next(plan)
+            if self._suite.calibrate:
+                await self._calibrate("end")
         finally:
             await asyncio.shield(self._clean_up())
             self._hold_against_null()
@@ -261,6 +271,43 @@ class _Bench:
         if slow or self._stalled[place] >= STALLED_STEPS:
             self._saturated.add(place)
         self._best[place] = max(best, run.summary.throughput)
+
+    # -------------------------------------------------------------------------------------------------- calibration
+
+    async def _calibrate(self, name: str) -> None:
+        """A pass of the model's calibration, once for each name, in a process of its own with nothing beside it."""
+        from bench.model import ModelError
+        from bench.model.beside import CALIBRATION
+        from bench.model.calibration import combine, load, store
+        from bench.model.rounds import PROTOCOLS
+
+        path = self._folder / CALIBRATIONS / f"{name}.json"
+        if path.exists():
+            return
+        limit = self._settings.seconds_max
+        if limit and time.monotonic() - self._began + CALIBRATION_S > limit:
+            raise Interrupted("the time that was given is over")
+        await self._undeploy()
+        self._watcher.says("calibrating the model")
+        protocols = sorted({plan.entry.protocol for plan in self._plans} & set(PROTOCOLS))
+        command = [sys.executable, "-m", "replica.cli", "model", "calibrate", "--passes", "1", "--out", str(path)]
+        command += ["--folder", str(self._home()), *(part for each in protocols for part in ("--protocol", each))]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, start_new_session=True
+        )
+        try:
+            _, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        try:
+            if process.returncode:
+                raise ModelError((said.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1])
+            made = sorted((self._folder / CALIBRATIONS).glob("*.json"))
+            store(self._folder / CALIBRATION, combine([load(each) for each in made]))
+        except ModelError as error:
+            self._watcher.says(f"the model could not be calibrated: {error}")
 
     # ---------------------------------------------------------------------------------------------------- ceilings
 

@@ -196,6 +196,9 @@ class Suite(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Within a repetition: all targets at a point before the next point, or all points of a target before the next."""
     targets: list[TargetEntry] = []
     experiments: list[Experiment] = []
+    calibrate: bool = False
+    """Measure the constants of the model before each experiment and at the end (`synod model calibrate`, one pass each
+    time), so that its predictions are for the machine as it was meanwhile."""
     baseline: str = ""
     """The target (by its label, or the beginning of it) that others are compared with; empty: etcd, if it is there."""
 

@@ -20,7 +20,7 @@ from bench.report.data import LOAD_AXES, Compared, ExperimentView, PointView, Pr
 from bench.results import RunResult
 from deploy.topology import Topology, TopologyError, load_topology
 
-from .calibration import DEFAULT_FILE, describe_machine, load, store
+from .calibration import DEFAULT_FILE, describe_machine, doubts, load, store
 from .errors import ModelError
 from .placement import zone_failures_of
 from .system import Calibration, Deployment, Predicted, closed_loop, open_loop
@@ -93,6 +93,14 @@ class Model:
                 )
         return found
 
+    def notes(self) -> Sequence[str]:
+        """Where the constants come from, and what speaks against them."""
+        constants = self._constants
+        passes = f"{constants.passes} pass{'es' if constants.passes > 1 else ''}"
+        made = f"Constants from a calibration of {constants.created or 'an unknown day'}, {passes}, on "
+        made += f"{constants.machine or 'no named machine'}."
+        return [made, *(f"Not to be trusted: {reason}." for reason in doubts(constants))]
+
     def of(self, point: PointView) -> Predicted | None:
         """What the model says of a point; None where it has nothing to say."""
         usable = point.usable
@@ -114,16 +122,20 @@ class Model:
         found: list[Compared] = []
         for point in experiment.points:
             said = self.of(point)
-            rate, latency = point.throughput, point.mean
-            if said is None or rate is None or latency is None or not rate.mean or not latency.mean:
+            rate = point.median(lambda run: run.summary.throughput)
+            latency = point.median(lambda run: run.summary.mean_ms)
+            if said is None or not rate or not latency:
                 continue
+            seen = [run.summary.mean_ms for run in point.usable]
             whole = Compared(
+                experiment=experiment.name,
                 label=point.label,
                 value=point.value,
-                measured_rate=rate.mean,
+                measured_rate=rate,
                 predicted_rate=said.throughput,
-                measured_ms=latency.mean,
+                measured_ms=latency,
                 predicted_ms=said.latency_ms,
+                measured_ms_range=(min(seen), max(seen)) if len(seen) > 1 else None,
                 limit=said.limit,
             )
             found.append(whole)
@@ -134,6 +146,7 @@ class Model:
                     region=entry.region,
                     measured_ms=measured[entry.region][0].mean,
                     predicted_ms=entry.latency_ms,
+                    measured_ms_range=None,
                 )
                 for entry in said.regions
                 if len(said.regions) > 1 and entry.region in measured

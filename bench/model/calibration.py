@@ -7,17 +7,24 @@ constant                    from
 ==========================  =========================================================================================
 hop, frame, byte            two real transports in two processes: one frame to and fro (`bench.micro_transport`), and
                             frames in one direction, whose sender and receiver are timed apart (t_out and t_in)
-client                      the client library against an answer prepared beforehand (`bench.micro_client`), with few
-                            and with many operations in flight
-service                     checking a run and encoding its results (`bench.micro_kv`)
+rounds                      a transport that sends a frame to each of two and of four others and awaits their answers,
+                            all on the cores of this machine
+client, served              one replica by itself, with nobody to agree with (protocol ``null``) and nothing synced,
+                            under one client: latency, and processor time of both; with single operations and with
+                            large batches, and with batching turned off
 state machine               applying runs to LMDB, commits of the state included (`bench.micro_kv`)
-sync, log                   commits of the log, few and many operations in one (`bench.micro_log`)
+syncs                       synced commits of one, three and five logs that begin at the same moment (`bench.micro_log`)
+log                         commits of the log without syncs, few and many operations in one
 steps                       the protocol's own steps (`steps`)
 company                     the state machine again, alone and then once for each core at the same time
 ==========================  =========================================================================================
 
-Costs by operation and by batch are separated by least squares over batches of several sizes. The runs by which the
-model is judged are no part of this.
+Costs by operation, by command and by batch are separated by least squares over batches of several sizes. The runs by
+which the model is judged are no part of this: none of them has one replica.
+
+Everything is measured in several *passes*, one after the other. A constant is the median of its passes, and its spread
+(largest less smallest, over the median) goes with it. What other programs keep busy meanwhile is measured as well:
+beside them every constant is too large.
 """
 
 from __future__ import annotations
@@ -26,6 +33,7 @@ import asyncio
 import math
 import multiprocessing
 import os
+import re
 import statistics
 import tempfile
 import time
@@ -36,22 +44,36 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
+import psutil
 from scipy.optimize import nnls
 
-from bench import micro_client, micro_kv, micro_log, micro_transport
-from bench.results import this_machine, timestamp
+from bench import micro_kv, micro_log, micro_transport
+from bench.results import RunResult, read_folder, this_machine, timestamp
+from bench.runner import Settings, run_suite
+from bench.suite import ClusterShape, Experiment, HistoryOptions, Load, Suite, Sweep, TargetEntry
 from replica.consensus.interface import Command
 from replica.kv.machine import StateMachine
 from replica.kv.memory import MemoryStore
 from replica.kv.operations import OpenSession
 from replica.kv.runs import encode_operations, pack_payload
-from replica.storage.log import Durability
 
 from .errors import ModelError
 from .steps import measure_steps
-from .system import FORMAT, RUN_OPERATIONS_MAX, Calibration, StepCosts
+from .system import FORMAT, RUN_OPERATIONS_MAX, Calibration, RoundCosts, StepCosts
 
-__all__ = ["DEFAULT_FILE", "calibrate", "describe_machine", "load", "store"]
+__all__ = [
+    "BUSY_SHARE",
+    "DEFAULT_FILE",
+    "PASSES",
+    "calibrate",
+    "combine",
+    "describe_machine",
+    "doubts",
+    "load",
+    "measure_pass",
+    "others_cores",
+    "store",
+]
 
 DEFAULT_FILE: Final = Path("data") / "calibration.json"
 """Where the commands keep and look for a calibration, below the working directory."""
@@ -61,7 +83,30 @@ SMALL_BYTES: Final = 128
 LARGE_BYTES: Final = 32_768
 SETTLING_S: Final = 0.1
 """For the last frames to arrive."""
-BATCHES: Final = (1, 16, 128, 512)
+
+PASSES: Final = 3
+"""Passes of a calibration, unless one is told otherwise."""
+
+BUSY_SHARE: Final = 0.1
+"""When other programs keep more than this share of the cores busy, constants are not to be trusted."""
+
+SPREAD_MAX: Final = 0.5
+"""A constant that matters and moves by more than this between passes is not to be trusted either."""
+
+LOOKING_S: Final = 0.4
+"""So long it is watched what other programs use, before each pass and at the end."""
+
+PEERS: Final = (2, 4)
+"""Those of the rounds that are measured: of three and of five replicas."""
+
+BATCHES: Final = (1, 64, 512)
+"""Operations in flight with one replica by itself."""
+
+UNBATCHED: Final = 256
+"""The same with batching turned off."""
+
+SYNC_ROUNDS: Final = 40
+"""Commits together, of each count and size."""
 
 Report = Callable[[str], None]
 
@@ -86,7 +131,12 @@ def load(path: Path) -> Calibration:
 def store(path: Path, calibration: Calibration) -> None:
     """Write a calibration where `load` finds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n")
+    text = msgspec.json.format(msgspec.json.encode(calibration), indent=2).decode()
+    # A list of numbers is one line.
+    text = re.sub(
+        r"\[[\s\d.,e+-]+\]", lambda found: f"[{', '.join(found.group()[1:-1].split()).replace(',,', ',')}]", text
+    )
+    path.write_text(f"{text}\n")
 
 
 def describe_machine() -> str:
@@ -105,14 +155,23 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return float(first), float(second)
 
 
+def _plane(points: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The plane through (x, y, z), as `_line`: z ≈ first + second · x + third · y."""
+    given = np.array(points)
+    weights = 1 / np.maximum(given[:, 2], 1e-9)
+    columns = np.column_stack([np.ones(len(points)), given[:, 0], given[:, 1]])
+    found, _ = nnls(columns * weights[:, None], given[:, 2] * weights)
+    return float(found[0]), float(found[1]), float(found[2])
+
+
 # ------------------------------------------------------------------------------------------------------ the transport
 
 
-def _sink_process(pipe: Connection) -> None:
+def _sink_process(pipe: Connection, replica: int) -> None:
     """Take frames in and count the processor time they cost."""
 
     async def main() -> None:
-        transport, _host = await micro_transport.connect(micro_transport.BOUNCER, pipe)
+        transport, _host = await micro_transport.connect(replica, pipe)
         while (await asyncio.to_thread(pipe.recv)) != "stop":
             pipe.send(micro_transport.processor_time_s())
         await transport.stop()
@@ -168,17 +227,10 @@ async def _round_trips(pipe: Connection, seconds: float) -> dict[int, tuple[floa
     return found
 
 
-def _beside(target: Callable[[Connection], None], main: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
+def _beside(target: Callable[[Connection, int], None], main: Callable[[Connection], Coroutine[Any, Any, T]]) -> T:
     """Run ``main`` here and ``target`` in another process, with a pipe between them."""
-    context = multiprocessing.get_context("spawn")  # grpc does not survive a fork
-    ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs,), daemon=True)
-    process.start()
-    try:
-        found: T = micro_transport.run(main(ours))
-        process.join(10)
-    finally:
-        process.kill()
+    with micro_transport.others(1, target) as (pipe,):
+        found: T = micro_transport.run(main(pipe))
     return found
 
 
@@ -202,54 +254,131 @@ def _transport(seconds: float) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------- other parts
 
 
-def _client(puts: int) -> dict[str, float]:
-    points = []
-    for tasks in BATCHES:
-        figures = micro_transport.run(
-            micro_client.measure(max(puts // (512 // tasks + 1), 2_000), tasks, VALUE_BYTES, 0)
+class _Silent:
+    """Nobody is told how far the runs have come."""
+
+    def planned(self, plans: Any, ceilings: int, done: int) -> None: ...
+
+    def begins(self, what: str) -> None: ...
+
+    def ended(self, run: RunResult | None, seconds: float) -> None: ...
+
+    def says(self, text: str) -> None: ...
+
+
+def _serving(seconds: float, folder: Path) -> dict[str, float]:
+    """One replica that decides alone and syncs nothing, under one client: latency and processor time by batch."""
+    load_ = Load(seconds=max(0.3, seconds / 2), warm_up_s=0.3, cool_down_s=0.05)
+
+    def experiment(name: str, counts: Sequence[int], batch_max: int) -> Experiment:
+        return Experiment(
+            name=name,
+            workload="writes",
+            changes={"value.bytes": VALUE_BYTES},
+            sweep=Sweep(axis="load.in_flight", values=list(counts)),
+            load=load_,
+            cluster=ClusterShape(replicas=1, durability="none", batch_max=batch_max),
+            history=HistoryOptions(fraction=0.0),
         )
-        batch = figures["operations_a_frame"]
-        points.append((batch, figures["client_us"] * batch))
-    frame, operation = _line(points)
-    return {"client_frame_us": frame, "client_operation_us": operation}
+
+    suite = Suite(
+        name="serving",
+        repetitions=1,
+        targets=[TargetEntry(target="synod", protocol="null")],
+        experiments=[
+            experiment("batched", BATCHES, RUN_OPERATIONS_MAX),
+            experiment("unbatched", (UNBATCHED,), 1),
+        ],
+    )
+    home = folder / "serving"
+    asyncio.run(run_suite(suite, Settings(folder=home, ceilings=False), _Silent()))
+    runs = {(run.experiment, run.load["in_flight"]): run for run in read_folder(home).runs}
+    for run in runs.values():
+        if run.failure is not None:
+            raise ModelError(f"calibration: a replica by itself could not be measured: {run.failure.reason}")
+
+    def of(run: RunResult) -> tuple[float, float, float]:
+        """Latency, and processor time of client and replica, of a whole batch."""
+        batch = float(run.load["in_flight"])
+        begin, end = run.measured_s
+        operations = run.summary.throughput * (end - begin)
+        # A generator's account covers warming up and cooling down as well.
+        issued = run.summary.throughput * (end + load_.cool_down_s)
+        spent = {used.role == "generator": used.cpu_user_s + used.cpu_system_s for used in _processes(run)}
+        return (
+            run.summary.mean_ms * 1e3,
+            spent[True] / issued * batch * 1e6,
+            spent[False] / operations * batch * 1e6,
+        )
+
+    batched = {float(count): of(runs["batched", count]) for count in BATCHES}
+    found = {}
+    for place, name in enumerate(("served", "client", "node")):
+        frame, operation = _line([(batch, costs[place]) for batch, costs in batched.items()])
+        found[f"{name}_frame_us"], found[f"{name}_operation_us"] = frame, operation
+    latency, _, node = of(runs["unbatched", UNBATCHED])
+    for name, whole in (("served", latency), ("node", node)):
+        alone = found[f"{name}_frame_us"] + UNBATCHED * found[f"{name}_operation_us"]
+        found[f"{name}_command_us"] = max(0.0, (whole - alone) / (UNBATCHED - 1))
+    return found
+
+
+def _processes(run: RunResult) -> list[Any]:
+    """What the generator and the replica used."""
+    return [used for used in run.resources if used.role == "generator" or used.replica]
 
 
 def _state_machine(puts: int, folder: Path) -> dict[str, float]:
     measured = micro_kv.Measurement(micro_kv.Load(puts=puts, keys=1_000, value_bytes=VALUE_BYTES), folder)
-    for _ in range(2):
-        measured.round()
+    measured.round()
     costs = measured.costs()
 
     def of(step: str, name: str = "") -> list[tuple[float, float]]:
         return [(cost.run, cost.us * cost.run) for cost in costs if cost.step == step and cost.store == name]
 
     command, operation = _line(of("apply", "lmdb"))
-    validate = _line(of("validate run"))[1]
-    answer = _line(of("encode results"))[1]
-    return {
-        "apply_command_us": command,
-        "apply_operation_us": operation,
-        "service_operation_us": validate + answer,
-    }
+    return {"apply_command_us": command, "apply_operation_us": operation}
 
 
-def _log(seconds: float, folder: Path) -> dict[str, float]:
-    durabilities: tuple[Durability, ...] = ("sync", "none")
-    sizes = {operations: operations * (VALUE_BYTES + 16) for operations in (1, 64, 512)}
-    medians: dict[tuple[str, int], float] = {}
-    series = {
-        (durability, operations): micro_log.Series(folder, durability, 1, size)
-        for durability in durabilities
-        for operations, size in sizes.items()
-    }
+def _log(seconds: float, folder: Path) -> dict[str, Any]:
+    bytes_of = {operations: operations * (VALUE_BYTES + 16) for operations in (1, 64, RUN_OPERATIONS_MAX)}
+    series = {operations: micro_log.Series(folder, "none", 1, size) for operations, size in bytes_of.items()}
     for _ in range(4):
         for each in series.values():
-            each.run(seconds / 4)
-    for key, each in series.items():
-        medians[key] = each.finish().median_us
-    # What a record adds is processor time, and cleaner without the disk's own moods.
-    unsynced, operation = _line([(operations - 1, medians["none", operations]) for operations in sizes])
-    return {"sync_us": medians["sync", 1], "unsynced_us": unsynced, "log_operation_us": operation}
+            each.run(seconds / 8)
+    unsynced = _line([(operations - 1, each.finish().median_us) for operations, each in series.items()])
+    counts = (1, *(peers + 1 for peers in PEERS))
+    small, large = bytes_of[1], bytes_of[RUN_OPERATIONS_MAX]
+    together = micro_log.commit_together(
+        folder, counts=counts, sizes=(small, large), rounds=max(4, round(SYNC_ROUNDS * min(1.0, seconds)))
+    )
+
+    def typical(count: int, size: int) -> float:
+        return statistics.median(took for took_all in together[count, size].rounds for took in took_all)
+
+    more = [(typical(count, large) - typical(count, small)) / (RUN_OPERATIONS_MAX - 1) for count in counts]
+    return {
+        "unsynced_us": unsynced[0],
+        "log_operation_us": unsynced[1],
+        "sync_us": statistics.fmean(took for (took,) in together[1, small].rounds),
+        # A disk may well take longer for little than for much: then nothing is said of the difference.
+        "sync_operation_us": max(unsynced[1], statistics.median(more)),
+        "sync_work_us": statistics.median(together[count, small].work_us for count in counts),
+        "syncs": {
+            str(count): tuple(tuple(round(took) for took in took_all) for took_all in together[count, small].rounds)
+            for count in counts
+        },
+    }
+
+
+def _rounds(seconds: float) -> dict[str, RoundCosts]:
+    found = {}
+    for peers in PEERS:
+        measured = micro_transport.measure_round(peers, seconds=seconds, size=SMALL_BYTES)
+        found[str(peers + 1)] = RoundCosts(
+            answered_us=measured.answered_us, leading_us=measured.leading_us, following_us=measured.following_us
+        )
+    return found
 
 
 def _applying(connection: Connection, puts: int) -> None:
@@ -294,23 +423,137 @@ def _company(puts: int, cores: int) -> float:
     return max(1.0, factor)
 
 
-def _steps(protocols: Mapping[str, Iterable[int]], commands: int, report: Report) -> dict[str, StepCosts]:
+def _steps(protocols: Mapping[str, Iterable[int]], turns: int, report: Report) -> dict[str, StepCosts]:
     found = {}
     for protocol, counts in protocols.items():
         for replicas in counts:
-            report(f"the steps of {protocol} with {replicas} replicas")
+            report(f"the steps of {protocol} with {replicas} replica(s)")
             leading, following = [], []
-            for run in (1, 64, RUN_OPERATIONS_MAX):
-                cost = measure_steps(protocol, replicas, run=run, value_bytes=VALUE_BYTES, commands=commands)
-                leading.append((float(run), cost.leading_us))
-                following.append((float(run), cost.following_us))
-            lead, follow = _line(leading), _line(following) if replicas > 1 else (0.0, 0.0)
+            for run, together in ((1, 1), (64, 1), (RUN_OPERATIONS_MAX, 1), (1, 16), (1, 64)):
+                few = max(20, turns // together)
+                cost = measure_steps(protocol, replicas, run=run, together=together, value_bytes=VALUE_BYTES, turns=few)
+                point = (float(together - 1), float(run * together - 1))
+                leading.append((*point, cost.leading_us))
+                following.append((*point, cost.following_us))
+            lead = _plane(leading)
+            follow = _plane(following) if replicas > 1 else (0.0, 0.0, 0.0)
             found[f"{protocol}/{replicas}"] = StepCosts(
-                leading_command_us=lead[0],
-                leading_operation_us=lead[1],
-                following_command_us=follow[0],
-                following_operation_us=follow[1],
+                leading_turn_us=lead[0],
+                leading_command_us=lead[1],
+                leading_operation_us=lead[2],
+                following_turn_us=follow[0],
+                following_command_us=follow[1],
+                following_operation_us=follow[2],
             )
+    return found
+
+
+def others_cores(seconds: float = LOOKING_S) -> float:
+    """How many cores other programs keep busy while this one sleeps."""
+    before = psutil.cpu_times()
+    time.sleep(seconds)
+    after = psutil.cpu_times()
+
+    def idle(times: Any) -> float:
+        return float(times.idle + getattr(times, "iowait", 0.0))
+
+    passed = sum(after) - sum(before)
+    if passed <= 0:
+        return 0.0
+    return max(0.0, 1 - (idle(after) - idle(before)) / passed) * (os.cpu_count() or 1)
+
+
+def measure_pass(
+    protocols: Mapping[str, Iterable[int]],
+    *,
+    folder: Path | None = None,
+    seconds: float = 1.0,
+    report: Report = lambda _text: None,
+) -> Calibration:
+    """Measure everything once, as `calibrate` does several times."""
+    cores = os.cpu_count() or 1
+    puts = max(4_000, int(20_000 * seconds))
+    found: dict[str, Any] = {"others_cores": others_cores()}
+    with tempfile.TemporaryDirectory(prefix="synod-calibrate-", dir=folder) as name:
+        report("the transport between two replicas")
+        found |= _transport(seconds / 2)
+        report("rounds of three and of five replicas")
+        found["rounds"] = _rounds(seconds / 2)
+        report("one replica by itself, and its client")
+        found |= _serving(seconds, Path(name))
+        report("the state machine")
+        found |= _state_machine(puts, Path(name))
+        report("commits of the log")
+        found |= _log(seconds, Path(name))
+        report("a busy machine")
+        found["company"] = _company(puts, cores)
+        # What one replica by itself does of its own accord is in what it was measured to take.
+        found["steps"] = _steps({**protocols, "null": (1,)}, max(60, int(200 * seconds)), report)
+    found["others_cores"] = (found["others_cores"] + others_cores()) / 2
+    return Calibration(created=timestamp(), machine=describe_machine(), cores=cores, value_bytes=VALUE_BYTES, **found)
+
+
+def combine(passes: Sequence[Calibration]) -> Calibration:
+    """Of every constant the median over the passes, and its spread; of syncs all that was seen. Raises `ModelError`."""
+    if not passes:
+        raise ModelError("calibration: there is no pass to make one of")
+    spread: dict[str, float] = {}
+
+    def middle(name: str, values: Sequence[float]) -> float:
+        found = statistics.median(values)
+        spread[name] = round((max(values) - min(values)) / found, 3) if found else 0.0
+        return found
+
+    def merged(name: str, parts: Sequence[Any]) -> Any:
+        first = parts[0]
+        if isinstance(first, msgspec.Struct):
+            fields = {
+                field: merged(f"{name} {field}", [getattr(part, field) for part in parts]) for field in _of(first)
+            }
+            return msgspec.structs.replace(first, **fields)
+        if isinstance(first, tuple):
+            return tuple(merged(f"{name} {place + 1}", values) for place, values in enumerate(zip(*parts, strict=True)))
+        return middle(name, parts)
+
+    found: dict[str, Any] = {}
+    for field in _of(passes[0]):
+        values = [getattr(each, field) for each in passes]
+        if field in {"rounds", "steps"}:
+            names = [name for name in values[0] if all(name in value for value in values)]
+            found[field] = {name: merged(f"{field} {name}", [value[name] for value in values]) for name in names}
+        elif field == "syncs":
+            names = [name for name in values[0] if all(name in value for value in values)]
+            found[field] = {name: tuple(one for value in values for one in value[name]) for name in names}
+        elif field == "others_cores":
+            found[field] = statistics.fmean(values)
+        elif field == "passes":
+            found[field] = sum(values)
+        elif isinstance(values[0], float):
+            found[field] = middle(field, values)
+    return msgspec.structs.replace(passes[-1], **found, spread=spread)
+
+
+def _of(struct: msgspec.Struct) -> tuple[str, ...]:
+    return struct.__struct_fields__
+
+
+WEIGHTY: Final = ("served_frame_us", "served_operation_us", "sync_us", "hop_us")
+"""Constants that decide most of a prediction: if they do not hold still, it will not."""
+
+
+def doubts(calibration: Calibration) -> list[str]:
+    """Why the constants of a calibration are not to be trusted; a sentence each, none if they are."""
+    found = []
+    if calibration.others_cores > BUSY_SHARE * calibration.cores:
+        found.append(
+            f"other programs kept {calibration.others_cores:.1f} of {calibration.cores} cores busy during the "
+            f"calibration, so that its constants are too large: repeat it on a quiet machine"
+        )
+    found.extend(
+        f"{name} moved by {calibration.spread[name]:.0%} between the passes of the calibration"
+        for name in WEIGHTY
+        if calibration.spread.get(name, 0.0) > SPREAD_MAX
+    )
     return found
 
 
@@ -319,36 +562,26 @@ def calibrate(
     *,
     folder: Path | None = None,
     seconds: float = 1.0,
+    passes: int = PASSES,
     report: Report = lambda _text: None,
 ) -> Calibration:
-    """Measure everything, about a quarter of a minute and as long as ``seconds`` times twelve.
+    """Measure everything, ``passes`` times, each about a third of a minute.
 
     ``protocols``: the numbers of replicas for which each one's steps are measured. ``folder``: on the disk that counts.
     ``report`` is told what is being measured. Raises `ModelError`, `OSError`.
     """
     if not math.isfinite(seconds) or seconds <= 0:
         raise ModelError(f"seconds: {seconds:g} is not above 0")
-    cores = os.cpu_count() or 1
-    puts = max(4_000, int(20_000 * seconds))
-    found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="synod-calibrate-", dir=folder) as name:
-        report("the transport between two replicas")
-        found |= _transport(seconds)
-        report("the client library")
-        found |= _client(puts * 4)
-        report("the state machine")
-        found |= _state_machine(puts, Path(name))
-        report("commits of the log")
-        found |= _log(seconds, Path(name))
-        report("a busy machine")
-        found["company"] = _company(puts, cores)
-        found["steps"] = _steps(protocols, max(100, int(400 * seconds)), report)
-    # A client's stream is a stream of the same library, on the same loopback, with frames of the same kind.
-    return Calibration(
-        created=timestamp(),
-        machine=describe_machine(),
-        cores=cores,
-        value_bytes=VALUE_BYTES,
-        client_hop_us=found["hop_us"],
-        **found,
+    if passes < 1:
+        raise ModelError(f"passes: {passes} is not a positive number")
+    return combine(
+        [
+            measure_pass(
+                protocols,
+                folder=folder,
+                seconds=seconds,
+                report=lambda text, number=number: report(f"{text} ({number + 1}/{passes})"),  # type: ignore[misc]
+            )
+            for number in range(passes)
+        ]
     )

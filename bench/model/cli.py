@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,16 +52,30 @@ def model() -> None:
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=None, help="Where to store it.")
 @click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="A folder on the disk that counts.")
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="For each measurement.")
+@click.option("--passes", type=int, default=None, help="How often everything is measured; constants are medians.")
+@click.option("--strict", is_flag=True, help="Store nothing, and fail, where the constants are not to be trusted.")
 @click.option("--protocol", "protocols", multiple=True, help="Whose steps to measure; default: all that are installed.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def calibrate(out: Path | None, folder: Path | None, seconds: float, protocols: tuple[str, ...], as_json: bool) -> None:
+def calibrate(  # noqa: PLR0917 - a click command takes its options in one list
+    out: Path | None,
+    folder: Path | None,
+    seconds: float,
+    passes: int | None,
+    strict: bool,
+    protocols: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Measure what the parts of this build cost on this machine.
 
-    Nothing of the whole is measured, only its parts alone. Takes about half a minute; run it on a quiet machine.
+    Nothing of the whole is measured, only its parts alone, several times. Takes about a minute and a half; run it on a
+    quiet machine: it says when other programs kept this one busy, or when the constants did not hold still.
     """
+    from replica.tuning import tune_grpc
+
+    tune_grpc(os.environ)  # as replicas and generators wait for their sockets; before anything imports grpc
     from replica.consensus.registry import available
 
-    from .calibration import DEFAULT_FILE, store
+    from .calibration import DEFAULT_FILE, PASSES, doubts, store
     from .calibration import calibrate as measure
     from .rounds import PROTOCOLS
 
@@ -71,33 +87,86 @@ def calibrate(out: Path | None, folder: Path | None, seconds: float, protocols: 
     path = out or DEFAULT_FILE
     try:
         found = measure(
-            counts, folder=folder, seconds=seconds, report=lambda text: click.echo(f"measuring {text}", err=True)
+            counts,
+            folder=folder,
+            seconds=seconds,
+            passes=PASSES if passes is None else passes,
+            report=lambda text: click.echo(f"measuring {text}", err=True),
         )
+        reasons = doubts(found)
+        if strict and reasons:
+            raise _Refusal("; ".join(reasons) + ": nothing was stored")
         store(path, found)
     except (ModelError, OSError) as error:
         raise _Refusal(str(error)) from None
     if as_json:
         _print_json(found)
-        return
+    else:
+        _print_calibration(found)
+        click.echo(f"stored in {path}")
+    for reason in reasons:
+        click.echo(f"not to be trusted: {reason}", err=True)
+
+
+def _print_calibration(found: Calibration) -> None:
+    def moved(name: str) -> str:
+        return f"{found.spread[name]:.0%}" if name in found.spread else ""
+
     rows = [
-        (field, f"{value:.3f}" if isinstance(value, float) else str(value))
+        (field, f"{value:.3f}" if isinstance(value, float) else str(value), moved(field))
         for field, value in msgspec.structs.asdict(found).items()
-        if field not in {"steps", "format"}
+        if field not in {"steps", "format", "rounds", "syncs", "spread"}
     ]
-    _print_table("Calibration (times in µs)", ("constant", "value"), rows)
+    constants = ("constant", "value", "spread")
+    _print_table(f"Calibration (times in µs; medians of {found.passes} passes and their spread)", constants, rows)
+    _print_table(
+        "Rounds among replicas: transports alone (µs)",
+        ("replicas", "answered", "processor: who asks", "who answers"),
+        [
+            (
+                count,
+                ", ".join(f"{us:.0f}" for us in costs.answered_us),
+                f"{costs.leading_us:.0f}",
+                f"{costs.following_us:.0f}",
+            )
+            for count, costs in sorted(found.rounds.items())
+        ],
+    )
+    _print_table(
+        "Synced commits that begin together (µs)",
+        ("processes", "commits", "median", "the first", "the last"),
+        [
+            (
+                count,
+                str(len(rounds)),
+                f"{statistics.median(took for each in rounds for took in each):.0f}",
+                f"{statistics.fmean(min(each) for each in rounds):.0f}",
+                f"{statistics.fmean(max(each) for each in rounds):.0f}",
+            )
+            for count, rounds in sorted(found.syncs.items())
+        ],
+    )
     steps = [
         (
             name,
-            f"{costs.leading_command_us:.1f}",
-            f"{costs.leading_operation_us:.3f}",
-            f"{costs.following_command_us:.1f}",
-            f"{costs.following_operation_us:.3f}",
+            *(
+                f"{getattr(costs, f'{role}_{part}_us'):.2f}"
+                for role in ("leading", "following")
+                for part in ("turn", "command", "operation")
+            ),
         )
         for name, costs in sorted(found.steps.items())
     ]
-    columns = ("protocol/replicas", "leading: a command", "an operation", "following: a command", "an operation")
+    columns = (
+        "protocol/replicas",
+        "leading: turn",
+        "+ command",
+        "+ operation",
+        "following: turn",
+        "+ command",
+        "+ operation",
+    )
     _print_table("Steps of the protocols (µs)", columns, steps)
-    click.echo(f"stored in {path}")
 
 
 @model.command()
@@ -387,6 +456,62 @@ def _plot(path: Path, title: str, points: Sequence[Predicted]) -> None:
         ),
         path,
     )
+
+
+@model.command("disagreements")
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--calibration", type=click.Path(dir_okay=False, path_type=Path), help="Default: that of each folder.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the page there.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def disagreements_command(
+    folders: tuple[Path, ...], calibration: Path | None, html: Path | None, as_json: bool
+) -> None:
+    """Where model and measurement disagree, and by how much: every point of FOLDERS, the worst first.
+
+    Each is a folder of results of `synod bench`. Predictions are by the calibration that lies in it, or by this
+    machine's data/calibration.json.
+    """
+    from rich.console import Console
+
+    from bench.report.disagreement import disagreements, page_of, print_disagreements
+    from bench.results import ResultsError, read_folder
+
+    from .beside import model_of
+
+    given = []
+    try:
+        for folder in folders:
+            found = model_of(folder, calibration)
+            if found is None:
+                raise _Refusal(
+                    f"{folder}: there is no calibration of the machine: make one with: synod model calibrate"
+                )
+            given.append((folder.name, read_folder(folder), found))
+    except (ModelError, ResultsError) as error:
+        raise _Refusal(str(error)) from None
+    compared = disagreements(given)
+    if html is not None:
+        page_of(compared, html)
+    if as_json:
+        _print_json(
+            {
+                "points": [
+                    {
+                        "results": source,
+                        **msgspec.to_builtins(row),
+                        "rate_error": row.rate_error,
+                        "latency_error": row.latency_error,
+                        "within_20_percent": row.good,
+                    }
+                    for source, row in compared.rows
+                ],
+                "notes": compared.notes,
+            }
+        )
+        return
+    print_disagreements(compared, Console(width=None if sys.stdout.isatty() else 140))
+    if html is not None:
+        click.echo(f"page: {html}")
 
 
 @model.command()

@@ -1,9 +1,9 @@
-"""What a protocol's own steps cost: processor time a command, at the replica that leads it and at one that follows.
+"""What a protocol's own steps cost: processor time a turn, at the replica that leads it and at one that follows.
 
 A cluster in one thread without network, disk or clock: real `Coordinator` objects, messages and records through the
 protocol's codec, writes durable at once. What remains is the protocol itself, which is what is timed; time in the model
-of a network or of a disk must not be counted twice. A command carries ``run`` operations of ``value_bytes``, as the
-node proposes them.
+of a network or of a disk must not be counted twice. A command carries ``run`` operations of ``value_bytes``, and
+``together`` commands are proposed in one turn, as the node does with what has arrived together.
 
 Works for every protocol by its declaration alone: with footprints and registers where it asks for them.
 """
@@ -51,17 +51,18 @@ SNAPSHOT_EVERY: Final = 512
 
 
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Processor microseconds a command, encoding and decoding of messages and records included."""
+    """Processor microseconds a turn's proposals, encoding and decoding of messages and records included."""
 
     protocol: str
     replicas: int
     run: int
+    together: int
     leading_us: float
     following_us: float
     messages: float
-    """Messages on the wire a command, of all replicas together."""
+    """Messages on the wire a turn's proposals, of all replicas together."""
     writes: float
-    """Groups of writes a command, of all replicas together."""
+    """Groups of writes a turn's proposals, of all replicas together."""
 
 
 class _Tables:
@@ -195,9 +196,9 @@ class _Cluster:
             self.settle()
         raise ModelError("protocol: no replica of it is ready to propose")
 
-    def propose(self, name: int, command: Command) -> None:
-        """Have it decided everywhere; timers stand still."""
-        self._turn(self.replicas[name], (Proposed((command,)),))
+    def propose(self, name: int, commands: tuple[Command, ...]) -> None:
+        """Have them decided everywhere, proposed in one turn; timers stand still."""
+        self._turn(self.replicas[name], (Proposed(commands),))
         self.settle()
 
     def snapshot(self) -> None:
@@ -215,48 +216,57 @@ def measure_steps(
     replicas: int,
     *,
     run: int = 1,
+    together: int = 1,
     value_bytes: int = 128,
-    commands: int = 400,
+    turns: int = 400,
     options: Options | None = None,
 ) -> StepCost:
-    """Time ``commands`` commands of ``run`` operations. Raises `ModelError`, and `LookupError` for no such protocol."""
+    """Time ``turns`` turns that each propose ``together`` commands of ``run`` operations.
+
+    Raises `ModelError`, and `LookupError` for no such protocol.
+    """
     spec = find_protocol(protocol)
     cluster = _Cluster(spec, replicas, options or {})
     leader = cluster.until_accepting()
     payload = bytes(run * (value_bytes + 16))
     by_object = not spec.capabilities.total_order
+    warm = max(1, turns // 4)
 
-    warm = max(1, commands // 4)
-
-    def command(number: int) -> Command:
+    def commands(turn: int) -> tuple[Command, ...]:
         # Keys come back: what a protocol does once a key (to find it an owner) is done when the clock starts.
-        key = b"key%08d" % (number % warm)
-        footprint = Footprint(writes=(key,)) if spec.capabilities.footprints or by_object else None
-        return Command(payload, session=1, sequence=1 + number * run, count=run, footprint=footprint)
+        made = []
+        for number in range(turn * together, (turn + 1) * together):
+            key = b"key%08d" % (number % (warm * together))
+            footprint = Footprint(writes=(key,)) if spec.capabilities.footprints or by_object else None
+            made.append(Command(payload, session=1, sequence=1 + number * run, count=run, footprint=footprint))
+        return tuple(made)
 
-    for number in range(warm):
-        cluster.propose(leader, command(number))
+    for turn in range(warm):
+        cluster.propose(leader, commands(turn))
     for each in cluster.replicas.values():
         each.spent_ns = each.groups = 0
     cluster.messages = 0
-    done = cluster.replicas[leader].done
-    for number in range(warm, warm + commands):
-        cluster.propose(leader, command(number))
-        if number % SNAPSHOT_EVERY == 0:
+    done, since = cluster.replicas[leader].done, 0
+    for turn in range(warm, warm + turns):
+        cluster.propose(leader, commands(turn))
+        since += together
+        if since >= SNAPSHOT_EVERY:
+            since = 0
             spent = {name: each.spent_ns for name, each in cluster.replicas.items()}
             cluster.snapshot()
             for name, each in cluster.replicas.items():
                 each.spent_ns = spent[name]
-    decided = cluster.replicas[leader].done - done
-    if decided < commands * 0.9:
-        raise ModelError(f"protocol: {protocol} carried out {decided} of {commands} commands in an undisturbed cluster")
+    decided, asked = cluster.replicas[leader].done - done, turns * together
+    if decided < asked * 0.9:
+        raise ModelError(f"protocol: {protocol} carried out {decided} of {asked} commands in an undisturbed cluster")
     followers = [each for name, each in cluster.replicas.items() if name != leader]
     return StepCost(
         protocol=protocol,
         replicas=replicas,
         run=run,
-        leading_us=cluster.replicas[leader].spent_ns / commands / 1e3,
-        following_us=sum(each.spent_ns for each in followers) / commands / 1e3 / len(followers) if followers else 0.0,
-        messages=cluster.messages / commands,
-        writes=sum(each.groups for each in cluster.replicas.values()) / commands,
+        together=together,
+        leading_us=cluster.replicas[leader].spent_ns / turns / 1e3,
+        following_us=sum(each.spent_ns for each in followers) / turns / 1e3 / len(followers) if followers else 0.0,
+        messages=cluster.messages / turns,
+        writes=sum(each.groups for each in cluster.replicas.values()) / turns,
     )

@@ -1,69 +1,114 @@
 """The model of this build: batches, disks, and processes that share the cores of one machine.
 
-What the study's model leaves out is what this store lives on. Whatever has accumulated travels as one frame, is one
-command, and shares one sync; so an operation costs something by itself (`Costs.per operation`) and a share of what its
-batch costs (`per frame`, `per command`). For a batch of b operations, in a closed loop with C operations in flight:
+What the study's model leaves out is what this store lives on. Whatever has accumulated travels as one frame, is
+proposed in one turn, and shares one sync; so an operation costs something by itself (``per operation``) and a share of
+what its batch costs (``per frame``, ``per command``). For a batch of b operations of a client:
 
-    path(b)   what stands one after the other on the way of the batch: the client, the way to the leader, the leader's
-              turn, the slower of its own sync and (way + follower's turn + follower's sync + way back), the state
-              machine, the way back, the client again; D the network's share (`placement`)
-    work(b)   processor time of all processes for the batch: client, leader, n−1 followers
-    W(C)      = max( D + path(b),  C·work(b)/(b·cores) + D )       latency
-    X(C)      = C / W(C)                                           throughput (Little's law)
+    served(b)  the client, one replica that decides alone, and the ways between: everything but replication
+    vote(b)    the leader's own sync, and beside it: a frame to each of the others, their turn, their sync, their
+               answers, until a quorum has it. Both syncs are drawn from syncs that began at the same moment in so many
+               processes, so that what they cost each other, and which of them is first, is as measured
+    crowd(b)   when the leader applies and answers, the others apply the batch before: n processes on the same cores
+    path(b)    = served + the leader's steps + vote + crowd
+    work(b)    processor time of all processes for the batch
+
+    W(C)       = max( D + path(b),  C·work(b)/(b·cores) + D )       latency; D the network's share (`placement`)
+    X(C)       = C / W(C)                                           throughput (Little's law)
 
 A closed loop gathers: the answers to one batch leave in one frame, so their successors come together again, and b = C
-as long as ``batch_max`` and the limit of a run allow. With ``batch_max`` = 1 every operation is a command of its own,
-and only frames and syncs are shared. Clients of several regions gather by region, each with its own D.
+as long as the limit of a run allows. With ``batch_max`` = 1 every operation is a command of its own, and only frames,
+turns and syncs are shared. Clients of several regions gather by region, each with its own D.
 
-``company`` says how much more processor time the same work takes when every core is busy, which it is here as soon as
-the cores and not the path are the limit: caches and the two threads of a core are shared as well.
+Where reads and writes are mixed, each kind has its own frames (`replica.client.gathering`): those who were answered by
+a frame of one kind and go on with the other wait for half of its cycle in the mean, unless the way is long. A read is a
+round without syncs; it waits for the commit that keeps the leader's thread when it arrives.
 
-An open loop at rate R sees the same path with the batch that its own waiting makes: b is the fixed point of
-b = max(1, R·T(b)), T(b) the time that a batch keeps the leader; and waits in an M/D/1 queue of batches (`queueing`).
+An open loop at rate R is a bulk service: what arrives while a frame is unanswered leaves with the next, so b is the
+fixed point of b = max(1, R·path(b)), and whoever meets an unanswered frame (the share p = RTe^{RT}/(1 + RTe^{RT}) of
+Poisson arrivals, T = path(b)) waits for half of T in the mean.
 
-Assumptions: every process runs one Python thread; all processes of one machine share ``cores``; syncs take no processor
-time; the leader's disk is like its followers'. Constants come from `calibration`.
+``company`` says how much more processor time the same work takes when every core is busy: caches and the two threads
+of a core are shared as well.
+
+Assumptions: every process runs one Python thread; all processes of one machine share ``cores`` and one disk; a sync
+keeps its process waiting and costs little processor time. Constants come from `calibration`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from deploy.topology import Topology
+from replica.client.gathering import FRAME_SPACING_S
 
-from . import placement, queueing
+from . import placement
 from .errors import ModelError, Saturated, positive
+from .rounds import round_of
 
 __all__ = [
     "Calibration",
     "Deployment",
     "Predicted",
     "RegionLatency",
+    "RoundCosts",
     "StepCosts",
     "capacity",
     "closed_loop",
     "open_loop",
 ]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 RUN_OPERATIONS_MAX: Final = 512
 """The operations that a client puts in one run at most."""
+
+ROUNDS_MAX: Final = 200
+"""After so many a fixed point is as near as it will come."""
 
 WITHOUT_BATCH: Final = frozenset({"epaxos", "abd", "wpaxos"})
 """Protocols to which every operation is a command of its own, whatever travelled together."""
 
 
 class StepCosts(msgspec.Struct, frozen=True, kw_only=True):
-    """Processor µs of a protocol's own steps: a command, and an operation in it. By replica count in `Calibration`."""
+    """Processor µs of a protocol's own steps: a turn with one operation, and each further command and operation."""
 
+    leading_turn_us: float
     leading_command_us: float
     leading_operation_us: float
+    following_turn_us: float
     following_command_us: float
     following_operation_us: float
+
+    def leading_us(self, commands: float, operations: float) -> float:
+        """Of a turn that proposes so many, at the replica that leads."""
+        return (
+            self.leading_turn_us
+            + (commands - 1) * self.leading_command_us
+            + (operations - 1) * self.leading_operation_us
+        )
+
+    def following_us(self, commands: float, operations: float) -> float:
+        """The same at one that follows."""
+        return (
+            self.following_turn_us
+            + (commands - 1) * self.following_command_us
+            + (operations - 1) * self.following_operation_us
+        )
+
+
+class RoundCosts(msgspec.Struct, frozen=True, kw_only=True):
+    """A frame to each of the others and their answers, between transports alone. Times in µs."""
+
+    answered_us: tuple[float, ...]
+    """When the first has answered, the second, ..."""
+    leading_us: float
+    following_us: float
+    """Processor time at the replica that asks, and at each that answers."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,35 +118,84 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     created: str = ""
     machine: str = ""
     cores: int = 2
+    passes: int = 1
+    """Each constant is the median of so many."""
+    spread: Mapping[str, float] = {}
+    """Of constants by name: the largest pass less the smallest, over the median."""
+    others_cores: float = 0.0
+    """What other programs kept busy meanwhile."""
     value_bytes: int = 128
     """With which the times by operation were measured."""
     hop_us: float
     """From a message handed over to its receipt by an idle peer on loopback, without shaping."""
     frame_in_us: float
     frame_out_us: float
-    """Processor time a frame, t_in and t_out."""
+    """Processor time a frame, t_in and t_out, where frames follow one another."""
     byte_us: float
     """Processor time a byte that is sent and received, both ends together."""
-    client_hop_us: float
-    """As ``hop_us``, between client and replica."""
-    client_operation_us: float
+    rounds: Mapping[str, RoundCosts] = {}
+    """By the number of replicas."""
+    served_frame_us: float
+    served_operation_us: float
+    served_command_us: float
+    """Latency with one replica that decides alone and syncs nothing: a batch, an operation in it, and what it is more
+    where an operation is a command of its own."""
     client_frame_us: float
-    """The client's own processor time: an operation, and a frame there and back."""
-    service_operation_us: float
-    """At the replica the client is attached to: an operation checked, its result encoded."""
+    client_operation_us: float
+    """The client's own processor time of it."""
+    node_frame_us: float
+    node_operation_us: float
+    node_command_us: float
+    """The replica's."""
     apply_operation_us: float
     apply_command_us: float
     """The state machine with its share of the state's commits."""
+    syncs: Mapping[str, tuple[tuple[float, ...], ...]] = {}
+    """By the number of processes that commit one record at the same moment: how long each took, round by round."""
     sync_us: float
-    """A commit of one record to the log, synced."""
+    """A commit of one record to the log, synced, by itself: the mean."""
+    sync_operation_us: float
+    """What each further operation of 128 bytes adds."""
+    sync_work_us: float
+    """Processor time of a synced commit."""
     unsynced_us: float
-    """The same without syncing."""
     log_operation_us: float
-    """What each further operation of 128 bytes adds to a commit."""
+    """A commit without syncing, and each further operation in it."""
     company: float = 1.0
     """Processor time on a busy machine over that on an idle one."""
     steps: Mapping[str, StepCosts] = {}
     """By ``protocol/replicas``."""
+
+    def round_of(self, replicas: int, answers: int) -> tuple[float, float, float]:
+        """When so many of the others have answered, and the processor time of the asker and of one other; µs.
+
+        For numbers of replicas that were not measured: the nearest, and a frame sent more or less.
+        """
+        if replicas == 1:
+            return 0.0, 0.0, 0.0
+        measured = {int(count): costs for count, costs in self.rounds.items()}
+        if not measured:
+            raise ModelError("calibration: it holds no rounds: calibrate again")
+        nearest = min(measured, key=lambda count: (abs(count - replicas), count))
+        costs, more = measured[nearest], (replicas - nearest) * self.frame_out_us
+        answered = costs.answered_us[min(answers, len(costs.answered_us)) - 1]
+        return max(self.hop_us, answered + more), max(self.frame_out_us, costs.leading_us + more), costs.following_us
+
+    def syncs_of(self, replicas: int, answers: int) -> tuple[np.ndarray, np.ndarray]:
+        """Draws of the leader's own sync, and of the one that completes ``answers`` among the others'; µs."""
+        measured = {int(count): rounds for count, rounds in self.syncs.items() if rounds}
+        if not measured:
+            return np.array([self.sync_us]), np.array([self.sync_us])
+        nearest = min(measured, key=lambda count: (abs(count - replicas), count))
+        rounds = np.array(measured[nearest], dtype=float)
+        if nearest == 1:
+            return rounds[:, 0], rounds[:, 0]
+        own, others = [], []
+        for leader in range(nearest):
+            own.append(rounds[:, leader])
+            rest = np.sort(np.delete(rounds, leader, axis=1), axis=1)
+            others.append(rest[:, min(max(answers, 1), nearest - 1) - 1])
+        return np.concatenate(own), np.concatenate(others)
 
     def steps_of(self, protocol: str, replicas: int) -> StepCosts:
         """Measured for that many replicas, or for the nearest number. Raises `ModelError`."""
@@ -164,6 +258,10 @@ class _Costs(msgspec.Struct, frozen=True, kw_only=True):
 
     parts: dict[str, float]
     work: float
+    leader: float
+    """How long the batch keeps the leader's only thread, syncs apart."""
+    commit: float
+    """How long the leader's own commit keeps it."""
 
     @property
     def path(self) -> float:
@@ -178,50 +276,75 @@ def _validate(deployment: Deployment) -> None:
     positive("value_bytes", deployment.value_bytes)
 
 
-def _costs(constants: Calibration, deployment: Deployment, batch: float) -> _Costs:
-    """One batch of ``batch`` operations on an idle machine."""
+def _costs(
+    constants: Calibration, deployment: Deployment, batch: float, *, writes: bool = True, quorum_ms: float = 0.0
+) -> _Costs:
+    """One batch of ``batch`` operations. ``quorum_ms``: the network's share of what the quorum takes, not counted."""
     protocol, n = deployment.protocol, deployment.replicas
-    writes = deployment.write_share
+    zones = n if deployment.topology is None else min(n, len(deployment.topology.regions.names))
+    shape = round_of(
+        protocol,
+        n,
+        q2=deployment.q2,
+        zones=zones,
+        zone_failures=min(deployment.zone_failures, zones - 1),
+        conflict=deployment.conflict if protocol == "epaxos" else 0.0,
+        write_share=1.0 if writes else 0.0,
+    )
     commands = batch if protocol in WITHOUT_BATCH else max(1.0, batch / deployment.batch_max)
-    phases = 2.0 if protocol == "abd" else 1.0 + (deployment.conflict if protocol == "epaxos" else 0.0)
     steps = constants.steps_of(protocol, n)
-    extra_bytes = batch * deployment.value_bytes
-    peers = n - 1
-    # Bytes beyond the smallest frame cost both ends; a frame to n−1 peers is paid n−1 times by the leader's loop.
-    to_peer = extra_bytes * constants.byte_us / 2
-    client_way = extra_bytes * constants.byte_us / 2
-    commit = (constants.sync_us if deployment.durability == "sync" else constants.unsynced_us) * (
-        1.0 if writes > 0 else 0.0
-    ) + (batch - 1) * constants.log_operation_us * writes
-    client = constants.client_frame_us + batch * constants.client_operation_us + client_way
-    leading = (
-        commands * steps.leading_command_us
-        + batch * steps.leading_operation_us
-        + phases * peers * (constants.frame_in_us + constants.frame_out_us)
-        + peers * to_peer
-    )
-    service = batch * constants.service_operation_us + constants.frame_in_us + constants.frame_out_us + client_way
-    following = (
-        commands * steps.following_command_us
-        + batch * steps.following_operation_us
-        + phases * (constants.frame_in_us + constants.frame_out_us)
-        + to_peer
-    )
+    alone = constants.steps["null/1"].leading_us(commands, batch) if "null/1" in constants.steps else 0.0
+    leading = max(0.0, steps.leading_us(commands, batch) - alone)
+    following = steps.following_us(commands, batch)
     applying = commands * constants.apply_command_us + batch * constants.apply_operation_us
+    # Bytes beyond what the times by operation were measured with cost both ends of the client's frame; those of a
+    # frame to the others are paid by the leader's loop for each, and by the one that takes it in.
+    way = batch * max(0.0, deployment.value_bytes - constants.value_bytes) * constants.byte_us
+    to_peer = (batch - 1) * deployment.value_bytes * constants.byte_us / 2 if writes else 0.0
+    served = constants.served_frame_us + batch * constants.served_operation_us + way
+    served += (commands - 1) * constants.served_command_us
+    client = constants.client_frame_us + batch * constants.client_operation_us + way / 2
+    node = constants.node_frame_us + batch * constants.node_operation_us + way / 2
+    node += (commands - 1) * constants.node_command_us
+
+    answers = shape.quorum - 1
+    phases = max(1.0, shape.phases) if answers else 0.0
+    answered, asking, answering = constants.round_of(n, answers)
+    peers = n - 1
+    together = deployment.topology is None
+    at_once = max(1.0, peers / constants.cores) if together else 1.0
+    reached = answered + peers * to_peer + to_peer + following * at_once
+    synced = deployment.durability == "sync" and writes
+    more = (batch - 1) * (constants.sync_operation_us if synced else constants.log_operation_us)
+    if synced:
+        own, theirs = constants.syncs_of(n if together else 1, answers)
+        # What one replica by itself was measured to take has a commit in it that is not synced.
+        own, theirs = own + more - constants.unsynced_us, theirs + more
+    else:
+        own, theirs = np.zeros(1), np.full(1, constants.unsynced_us + more if writes else 0.0)
+    commit = max(0.0, float(own.mean()))
     vote = commit
-    if peers:
-        vote = max(commit, 2 * constants.hop_us * phases + following + commit * phases)
+    if answers:
+        network = quorum_ms * 1e3
+        vote = float(np.maximum(own, network + reached + theirs).mean()) - network
+        vote += (phases - 1) * (reached + float(theirs.mean()))
+    crowd = 0.0
+    if together and peers:
+        rate = min(1.0, constants.cores / n)
+        # Until they are through with it, the leader's work and the client's proceed at that rate.
+        crowd = applying * (constants.company / rate - 1)
     parts = {
-        "client": client,
-        "way to the leader and back": 2 * constants.client_hop_us,
-        "service": service,
+        "client and one replica": served,
         "protocol": leading,
-        "sync and quorum": vote,
-        "state machine": applying,
+        "sync and quorum": max(0.0, vote),
+        "the others' state machines": max(0.0, crowd),
     }
-    busy_commit = commit - (constants.sync_us if deployment.durability == "sync" and writes else 0.0)
-    work = client + service + leading + applying + busy_commit + peers * (following + applying + busy_commit)
-    return _Costs(parts=parts, work=work)
+    logged = constants.unsynced_us + (batch - 1) * constants.log_operation_us if writes else 0.0
+    work = client + node + leading + phases * (asking + peers * (answering + 2 * to_peer))
+    work += peers * (following + applying + logged)
+    if synced:
+        work += n * constants.sync_work_us
+    return _Costs(parts=parts, work=work, leader=node + leading + phases * asking, commit=commit)
 
 
 def _network(deployment: Deployment) -> list[placement.NetworkTime]:
@@ -240,19 +363,78 @@ def _network(deployment: Deployment) -> list[placement.NetworkTime]:
     )
 
 
+class _Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """The operations of one region's client."""
+
+    latency_ms: float
+    batch: float
+    work_us: float
+    """Processor time an operation."""
+    parts: dict[str, float]
+    """Of the mean operation, µs; without the network."""
+
+
+def _flow(constants: Calibration, deployment: Deployment, network: placement.NetworkTime, in_flight: float) -> _Flow:
+    """``in_flight`` operations of one client in a closed loop, on a machine that is idle otherwise."""
+    writes = deployment.write_share
+    net_us = network.total_ms * 1e3
+
+    def costs(batch: float, *, of_writes: bool) -> _Costs:
+        size = min(max(1.0, batch), float(RUN_OPERATIONS_MAX))
+        return _costs(constants, deployment, size, writes=of_writes, quorum_ms=network.quorum_ms)
+
+    if writes in {0.0, 1.0}:
+        batch = max(1.0, min(in_flight, float(RUN_OPERATIONS_MAX)))
+        found = costs(batch, of_writes=writes == 1.0)
+        batches = max(1.0, in_flight / batch)
+        parts = {name: us * batches for name, us in found.parts.items()}
+        return _Flow(
+            latency_ms=network.total_ms + found.path * batches / 1e3,
+            batch=batch,
+            work_us=found.work / batch,
+            parts=parts,
+        )
+    # Who changes from one kind to the other meets a frame of it that is under way.
+    meeting = (in_flight - 1) / in_flight if in_flight > 1 and net_us < FRAME_SPACING_S * 1e6 else 0.0
+    of_writes, of_reads = max(1.0, in_flight * writes), max(1.0, in_flight * (1 - writes))
+    rounds = 0
+    while True:
+        writing, reading = costs(of_writes, of_writes=True), costs(of_reads, of_writes=False)
+        cycle_w = net_us + writing.path * max(1.0, of_writes / RUN_OPERATIONS_MAX)
+        behind = meeting * writing.commit**2 / (2 * cycle_w)
+        cycle_r = net_us + reading.path * max(1.0, of_reads / RUN_OPERATIONS_MAX) + behind
+        gathering = writes * cycle_w * meeting * (1 - writes) / 2 + (1 - writes) * cycle_r * meeting * writes / 2
+        latency = writes * cycle_w + (1 - writes) * cycle_r + gathering
+        rate = in_flight / latency
+        wanted = max(1.0, rate * writes * cycle_w), max(1.0, rate * (1 - writes) * cycle_r)
+        rounds += 1
+        if rounds == ROUNDS_MAX or abs(wanted[0] - of_writes) + abs(wanted[1] - of_reads) < 1e-6:
+            break
+        of_writes, of_reads = (of_writes + wanted[0]) / 2, (of_reads + wanted[1]) / 2
+    parts = {name: writes * us + (1 - writes) * reading.parts[name] for name, us in writing.parts.items()}
+    parts["gathering"] = gathering
+    parts["behind a commit"] = (1 - writes) * behind
+    return _Flow(
+        latency_ms=latency / 1e3,
+        batch=writes * of_writes + (1 - writes) * of_reads,
+        work_us=writes * writing.work / min(of_writes, RUN_OPERATIONS_MAX)
+        + (1 - writes) * reading.work / min(of_reads, RUN_OPERATIONS_MAX),
+        parts=parts,
+    )
+
+
 def closed_loop(constants: Calibration, deployment: Deployment, in_flight: float) -> Predicted:
     """``in_flight`` operations, spread evenly over the regions, each followed by the next one. Raises `ModelError`."""
     _validate(deployment)
     positive("in_flight", in_flight)
     networks = _network(deployment)
     share = in_flight / len(networks)
-    batch = min(share, float(RUN_OPERATIONS_MAX))
-    costs = _costs(constants, deployment, max(1.0, batch))
-    batches = max(1.0, share / max(1.0, batch))
-    latencies = [network.total_ms + costs.path * batches / 1e3 for network in networks]
+    flows = [_flow(constants, deployment, network, share) for network in networks]
+    latencies = [flow.latency_ms for flow in flows]
     rates = [share / latency * 1e3 for latency in latencies]
     limit = "path"
-    possible = constants.cores * 1e6 * max(1.0, batch) / (costs.work * constants.company)
+    work = sum(flow.work_us * rate for flow, rate in zip(flows, rates, strict=True)) / sum(rates)
+    possible = constants.cores * 1e6 / (work * constants.company)
     if sum(rates) > possible:
         # The cores are the limit: everybody waits longer by the same time, until they carry no more than they can.
         limit = "cores"
@@ -274,27 +456,32 @@ def closed_loop(constants: Calibration, deployment: Deployment, in_flight: float
             RegionLatency(region=network.region, latency_ms=latency, network_ms=network.total_ms)
             for network, latency in zip(networks, latencies, strict=True)
         ),
-        batch=max(1.0, batch),
+        batch=sum(flow.batch for flow in flows) / len(flows),
         limit=limit,
         parts_ms={
-            **{name: us / 1e3 for name, us in costs.parts.items()},
+            **{name: us / 1e3 for name, us in flows[0].parts.items()},
             "network": networks[0].total_ms,
         },
     )
 
 
+def _mixed(deployment: Deployment, of: Callable[[bool], float]) -> float:
+    """The mean over writes and reads."""
+    share = deployment.write_share
+    return (share * of(True) if share > 0 else 0.0) + ((1 - share) * of(False) if share < 1 else 0.0)
+
+
 def capacity(constants: Calibration, deployment: Deployment) -> float:
     """Operations a second that the machine can carry in the largest batches."""
     _validate(deployment)
-    costs = _costs(constants, deployment, float(RUN_OPERATIONS_MAX))
-    by_cores = constants.cores * 1e6 * RUN_OPERATIONS_MAX / (costs.work * constants.company)
-    by_leader = 1e6 * RUN_OPERATIONS_MAX / _leader_us(costs)
+    largest = float(RUN_OPERATIONS_MAX)
+
+    def costs(writes: bool) -> _Costs:
+        return _costs(constants, deployment, largest, writes=writes)
+
+    by_cores = constants.cores * 1e6 * largest / (_mixed(deployment, lambda w: costs(w).work) * constants.company)
+    by_leader = 1e6 * largest / _mixed(deployment, lambda w: costs(w).leader + costs(w).commit)
     return min(by_cores, by_leader)
-
-
-def _leader_us(costs: _Costs) -> float:
-    """How long a batch keeps the leader's only thread."""
-    return costs.parts["service"] + costs.parts["protocol"] + costs.parts["state machine"]
 
 
 def open_loop(constants: Calibration, deployment: Deployment, rate: float) -> Predicted:
@@ -305,18 +492,32 @@ def open_loop(constants: Calibration, deployment: Deployment, rate: float) -> Pr
     if rate >= possible:
         raise Saturated(rate, possible)
     networks = _network(deployment)
-    batch = 1.0
-    for _ in range(200):
-        costs = _costs(constants, deployment, batch)
-        held_s = max(_leader_us(costs), costs.work * constants.company / constants.cores) / 1e6
-        wanted = min(float(RUN_OPERATIONS_MAX), max(1.0, rate * held_s * 2))
-        if abs(wanted - batch) < 1e-6:
-            break
-        batch = (batch + wanted) / 2
-    costs = _costs(constants, deployment, batch)
-    held_s = max(_leader_us(costs), costs.work * constants.company / constants.cores) / 1e6
-    waited_ms = queueing.md1(min(rate / batch, 0.999 / held_s), held_s) * 1e3
-    latencies = [network.total_ms + waited_ms + costs.path / 1e3 for network in networks]
+    share = rate / len(networks)
+    latencies: list[float] = []
+    batches: list[float] = []
+    shown: dict[str, float] = {}
+    for network in networks:
+        long = network.total_ms > FRAME_SPACING_S * 1e3
+        batch, rounds = 1.0, 0
+        while True:
+            path_us = _mixed(
+                deployment,
+                lambda writes, batch=batch, network=network: (  # type: ignore[misc]
+                    _costs(constants, deployment, batch, writes=writes, quorum_ms=network.quorum_ms).path
+                ),
+            )
+            cycle_s = path_us / 1e6 + (0.0 if long else network.total_ms / 1e3)
+            wanted = 1.0 if long else min(float(RUN_OPERATIONS_MAX), max(1.0, share * cycle_s))
+            rounds += 1
+            if rounds == ROUNDS_MAX or abs(wanted - batch) < 1e-6:
+                break
+            batch = (batch + wanted) / 2
+        offered = min(share * cycle_s, 50.0)
+        met = 0.0 if long else offered * math.exp(offered) / (1 + offered * math.exp(offered))
+        waited_ms = met * cycle_s / 2 * 1e3
+        latencies.append(network.total_ms + waited_ms + path_us / 1e3)
+        batches.append(batch)
+        shown = shown or {"gathering": waited_ms, "path": path_us / 1e3, "network": network.total_ms}
     mean = sum(latencies) / len(latencies)
     return Predicted(
         in_flight=rate * mean / 1e3,
@@ -326,11 +527,7 @@ def open_loop(constants: Calibration, deployment: Deployment, rate: float) -> Pr
             RegionLatency(region=network.region, latency_ms=latency, network_ms=network.total_ms)
             for network, latency in zip(networks, latencies, strict=True)
         ),
-        batch=batch,
+        batch=sum(batches) / len(batches),
         limit="path",
-        parts_ms={
-            "waiting": waited_ms,
-            **{name: us / 1e3 for name, us in costs.parts.items()},
-            "network": networks[0].total_ms,
-        },
+        parts_ms=shown,
     )

@@ -34,11 +34,18 @@ def report(folder: Path, quiet: bool, calibration: Path | None) -> None:
 
     try:
         found = read_folder(folder)
-        path = write_report(found, model_of(folder, calibration))
+        try:
+            model = model_of(folder, calibration)
+        except ModelError as error:
+            if calibration is not None:
+                raise
+            model = None
+            click.echo(f"Without predictions: {error}", err=True)
+        path = write_report(found, model)
     except (ResultsError, ModelError) as error:
         raise click.ClickException(str(error)) from None
     if not quiet:
-        print_tables(found)
+        print_tables(found, predictor=model)
     click.echo(f"Report: {path}")
 
 

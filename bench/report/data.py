@@ -8,6 +8,7 @@ runs.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal, Protocol, TypeAlias
 
@@ -76,8 +77,12 @@ MODEL_ERROR_AIM: Final = 0.2
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """A point that a model covers, predicted and measured. Rates in operations a second, of all regions."""
+    """A point that a model covers, predicted and measured. Rates in operations a second, of all regions.
 
+    What was measured is the median over the repetitions, which a single disturbed one does not move.
+    """
+
+    experiment: str = ""
     label: str
     value: Scalar
     region: str = ""
@@ -86,6 +91,8 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     predicted_rate: float
     measured_ms: float
     predicted_ms: float
+    measured_ms_range: tuple[float, float] | None = None
+    """Of the repetitions the smallest and the largest mean latency, where there are several."""
     limit: str
 
     @property
@@ -99,9 +106,20 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
         return self.predicted_ms / self.measured_ms - 1
 
     @property
+    def error(self) -> float:
+        """The larger of both without its sign."""
+        return max(abs(self.rate_error), abs(self.latency_error))
+
+    @property
     def good(self) -> bool:
         """Neither is off by more than `MODEL_ERROR_AIM`."""
-        return abs(self.rate_error) <= MODEL_ERROR_AIM and abs(self.latency_error) <= MODEL_ERROR_AIM
+        return self.error <= MODEL_ERROR_AIM
+
+    @property
+    def within_noise(self) -> bool:
+        """The predicted latency lies between those of the repetitions."""
+        low, high = self.measured_ms_range or (math.inf, -math.inf)
+        return low <= self.predicted_ms <= high
 
 
 class Predictor(Protocol):
@@ -112,6 +130,9 @@ class Predictor(Protocol):
 
     def compared(self, experiment: ExperimentView, /) -> Sequence[Compared]:
         """The points of one experiment that the model covers, beside what was measured."""
+
+    def notes(self) -> Sequence[str]:
+        """What a reader must know of the predictions: where the constants come from, and what speaks against them."""
 
 
 class PointView(msgspec.Struct, kw_only=True):
@@ -154,6 +175,10 @@ class PointView(msgspec.Struct, kw_only=True):
     def mean(self) -> Estimate | None:
         """Milliseconds."""
         return self.figure(lambda run: run.summary.mean_ms)
+
+    def median(self, of: Callable[[RunResult], float]) -> float:
+        """The median of a figure over the repetitions; 0 when none has it."""
+        return statistics.median([of(run) for run in self.usable] or [0.0])
 
     def by_region(self) -> dict[str, tuple[Estimate, float]]:
         """Of each region's clients the mean latency over repetitions and the 99th percentile of all, in ms."""

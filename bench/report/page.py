@@ -16,13 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from bench.report import plots
 from bench.report.data import LOAD_AXES, ExperimentView, PointView, Predictor, experiments_of
+from bench.report.disagreement import disagreements
 from bench.report.settling import settlements
 from bench.report.style import Palette, rendered
 from bench.report.why import explain
 from bench.report.words import interval, latency, number, ratio_text, share_text, verdict_text
 from bench.results import PLOTS, REPORT, Folder, Network, RunResult
 
-__all__ = ["write_report"]
+__all__ = ["environment", "write_report"]
 
 TIMELINES_MAX: Final = 8
 """So many timelines of one experiment at most are on the page; the files of all runs have the rest."""
@@ -49,14 +50,37 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
     target = folder.path / PLOTS
     target.mkdir(parents=True, exist_ok=True)
     sections = [_section(view, palette, target, folder.manifest.machine.cores, predictor) for view in views]
-    environment = Environment(
+    name = folder.path.name
+    text = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            disagreements=None if predictor is None else disagreements([(name, folder, predictor)]),
+            manifest=folder.manifest,
+            folder=folder,
+            sections=sections,
+            totals=_totals(views),
+            suite=msgspec.json.format(msgspec.json.encode(folder.manifest.suite), indent=2).decode(),
+            verdict_text=verdict_text,
+        )
+    )
+    path = folder.path / REPORT
+    staged = path.with_name(f".{REPORT}.tmp")
+    staged.write_text(text, encoding="utf-8")
+    staged.replace(path)
+    return path
+
+
+def environment() -> Environment:
+    """Where the templates are, and what they may use."""
+    made = Environment(
         loader=PackageLoader("bench.report"),
         autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         interval=interval,
         signed=_signed,
         share=share_text,
@@ -65,19 +89,7 @@ def write_report(folder: Folder, predictor: Predictor | None = None) -> Path:
         ratio=ratio_text,
         mebibytes=_mebibytes,
     )
-    text = environment.get_template("report.html.j2").render(
-        manifest=folder.manifest,
-        folder=folder,
-        sections=sections,
-        totals=_totals(views),
-        suite=msgspec.json.format(msgspec.json.encode(folder.manifest.suite), indent=2).decode(),
-        verdict_text=verdict_text,
-    )
-    path = folder.path / REPORT
-    staged = path.with_name(f".{REPORT}.tmp")
-    staged.write_text(text, encoding="utf-8")
-    staged.replace(path)
-    return path
+    return made
 
 
 def _signed(share: float) -> str:

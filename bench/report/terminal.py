@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report.compare import Comparison
-from bench.report.data import ExperimentView, Mark, PointView, experiments_of
+from bench.report.data import ExperimentView, Mark, PointView, Predictor, experiments_of
+from bench.report.disagreement import disagreements, print_disagreements
 from bench.report.settling import Settlement, settlements
 from bench.report.words import interval, number, ratio_text, share_text, verdict_short
 from bench.results import Estimate, Folder
@@ -98,8 +99,12 @@ def _console() -> Console:
     return out if out.is_terminal else Console(width=WIDTH_ELSEWHERE)
 
 
-def print_tables(folder: Folder, console: Console | None = None) -> None:
-    """Print what a folder holds, and what it lacks."""
+DISAGREEMENTS_SHOWN: Final = 12
+"""So many points of the model at most, the worst; the page has them all."""
+
+
+def print_tables(folder: Folder, console: Console | None = None, predictor: Predictor | None = None) -> None:
+    """Print what a folder holds, what it lacks, and where it is not what ``predictor`` says."""
     out = console or _console()
     for view in experiments_of(folder):
         out.print(table(view))
@@ -108,6 +113,10 @@ def print_tables(folder: Folder, console: Console | None = None) -> None:
             out.print(settlement_table(view, settled))
         for reason in dict.fromkeys(reason for point in view.points for reason in point.reasons):
             out.print(f"  {reason}", style="red" if any(p.mark in {"violation", "failed"} for p in view.points) else "")
+    if predictor is not None:
+        found = disagreements([(folder.path.name, folder, predictor)])
+        if found.rows:
+            print_disagreements(found, out, rows_max=DISAGREEMENTS_SHOWN)
     for skipped in folder.manifest.skipped:
         out.print(f"skipped: {skipped.experiment}: {skipped.label}: {skipped.reason}", style="yellow")
     for problem in folder.problems:

@@ -12,6 +12,7 @@ import pytest
 from bench import results
 from bench.cli import _interruptible
 from bench.conclusion import conclusion
+from bench.model.calibration import load, store
 from bench.load.measure import Window
 from bench.planning import plan_suite
 from bench.results import (
@@ -28,8 +29,10 @@ from bench.results import (
     Summary,
     write_run,
 )
-from bench.runner import Settings, _Bench, _Probe
+from bench.runner import CALIBRATION_S, Interrupted, Settings, _Bench, _Probe
 from bench.suite import parse_suite
+
+from .model.test_system import MACHINE
 
 
 class Silent:
@@ -193,6 +196,49 @@ def test_a_benchmark_that_ends_by_its_own_cancellation_was_not_interrupted():
 
     with pytest.raises(RuntimeError, match="cancelled itself"):
         _interruptible(itself())
+
+
+@pytest.fixture
+def measuring(tmp_path, monkeypatch):
+    """A program in the place of this one's interpreter: it stores a calibration where it is told, and counts."""
+    made, count = tmp_path / "made.json", tmp_path / "count"
+    store(made, MACHINE)
+    program = tmp_path / "program"
+    program.write_text(
+        f'#!/bin/sh\necho called >> {count}\nwhile [ "$1" != --out ]; do shift; done\n'
+        f'[ -s {made} ] || {{ echo "no such disk" >&2; exit 1; }}\nmkdir -p "$(dirname "$2")"\ncp {made} "$2"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    return made, lambda: len(count.read_text().splitlines())
+
+
+def test_a_suite_that_calibrates_keeps_each_pass_once_and_what_they_come_to(tmp_path, measuring):
+    bench = a_bench(tmp_path / "results", {})
+    bench._scratch = tmp_path
+    for name in ("one", "one", "end"):
+        asyncio.run(bench._calibrate(name))
+    _, calls = measuring
+    assert calls() == 2
+    assert sorted(path.name for path in (tmp_path / "results" / "calibrations").iterdir()) == ["end.json", "one.json"]
+    assert load(tmp_path / "results" / "calibration.json").passes == 2
+
+
+def test_a_calibration_that_fails_is_told_and_the_suite_goes_on(tmp_path, measuring):
+    bench = a_bench(tmp_path / "results", {})
+    bench._scratch = tmp_path
+    said: list[str] = []
+    bench._watcher.says = said.append  # type: ignore[method-assign]
+    measuring[0].write_text("")
+    asyncio.run(bench._calibrate("one"))
+    assert said[-1] == "the model could not be calibrated: no such disk"
+
+
+def test_no_calibration_is_begun_that_would_go_on_beyond_the_time_that_was_given(tmp_path, measuring):
+    bench = a_bench(tmp_path / "results", {})
+    bench._settings = Settings(folder=tmp_path / "results", seconds_max=CALIBRATION_S / 2)
+    with pytest.raises(Interrupted):
+        asyncio.run(bench._calibrate("one"))
 
 
 def concluded(*runs: RunResult) -> tuple[str, bool]:

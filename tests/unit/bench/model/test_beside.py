@@ -1,15 +1,22 @@
 """Predictions stand beside measurements, with the error of each."""
 
+from io import StringIO
+from pathlib import Path
+
 import msgspec
 import pytest
+from click.testing import CliRunner
+from rich.console import Console
 
 from bench.model.beside import CALIBRATION, Model, model_of
 from bench.model.calibration import DEFAULT_FILE, describe_machine, store
 from bench.model.errors import ModelError
 from bench.model.system import Deployment as Deployed
 from bench.model.system import closed_loop
-from bench.report import write_report
+from bench.report import print_tables, write_report
+from bench.report.cli import report
 from bench.report.data import experiments_of
+from bench.report.disagreement import disagreements, page_of
 from bench.results import (
     Deployment,
     FaultEvent,
@@ -50,22 +57,22 @@ def a_run(in_flight: int, *, off: float = 1.0, region: str = "", **changes: obje
     return run
 
 
+def folder_of(where: Path, *runs: RunResult) -> Path:
+    """A folder of results that holds the runs."""
+    planned = [
+        PlannedRun(id=run.id, experiment=run.experiment, label=run.deployment.label, value=run.point.value)
+        for run in runs
+    ]
+    write_manifest(where, Manifest(name="trial", planned=planned, finished="now"))
+    for run in runs:
+        write_run(where, run)
+    return where
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    where = tmp_path / "results"
-
-    def filled(*runs: RunResult):
-        planned = [
-            PlannedRun(id=run.id, experiment=run.experiment, label=run.deployment.label, value=run.point.value)
-            for run in runs
-        ]
-        write_manifest(where, Manifest(name="trial", planned=planned, finished="now"))
-        for run in runs:
-            write_run(where, run)
-        return read_folder(where)
-
-    return filled
+    return lambda *runs: read_folder(folder_of(tmp_path / "results", *runs))
 
 
 def test_a_measurement_that_is_as_predicted_has_no_error(folder):
@@ -108,6 +115,41 @@ def test_a_prediction_that_is_off_is_called_so_on_the_page(folder):
     assert "-50%" in page
 
 
+def test_a_page_lists_every_point_the_largest_error_first_with_what_it_comes_to(folder, tmp_path):
+    found = folder(a_run(1, off=1.1), a_run(16, off=2.0), a_run(64))
+    listed = disagreements([("trial", found, Model(MACHINE))])
+    assert [row.value for _, row in listed.rows] == [16, 1, 64]
+    assert [row.value for _, row in listed.wrong] == [16]
+    assert "Of 3 points 2 are predicted within 20%" in listed.sentence()
+    page = page_of(listed, tmp_path / "deep" / "page.html").read_text()
+    assert page.index("-50%") < page.index("-9%")
+    assert page.count("beyond 20 %") == 1
+    report = write_report(found, Model(MACHINE)).read_text()
+    assert "Where model and measurement disagree" in report
+    assert listed.sentence() in report
+
+
+def test_a_disturbed_repetition_does_not_move_what_is_compared_but_is_told(folder):
+    runs = [a_run(16, off=off, id=f"r{place}", repetition=place) for place, off in enumerate((1.0, 1.0, 30.0))]
+    (view,) = experiments_of(folder(*runs), Model(MACHINE))
+    (row,) = Model(MACHINE).compared(view)
+    assert row.good
+    assert row.within_noise
+    assert row.measured_ms_range[1] == pytest.approx(30 * row.measured_ms)
+
+
+def test_the_report_in_a_terminal_names_the_points_that_are_off(folder):
+    console = Console(width=160, record=True, file=StringIO())
+    print_tables(folder(a_run(1, off=3.0)), console, Model(MACHINE))
+    assert "-67%" in console.export_text()
+
+
+def test_a_calibration_that_is_not_to_be_trusted_says_so_beside_the_errors(folder):
+    busy = Model(msgspec.structs.replace(MACHINE, others_cores=1.5))
+    page = write_report(folder(a_run(1)), busy).read_text()
+    assert "Not to be trusted: other programs kept 1.5 of 2 cores busy" in page
+
+
 def test_a_report_without_a_model_says_nothing_of_predictions(folder):
     assert "Predicted and measured" not in write_report(folder(a_run(1))).read_text()
 
@@ -146,3 +188,14 @@ def test_a_calibration_of_another_machine_is_not_used_unless_asked_for(folder, t
     assert model_of(found.path, DEFAULT_FILE) is not None
     with pytest.raises(ModelError, match="there is no"):
         model_of(found.path, tmp_path / "none.json")
+
+
+def test_a_report_is_made_without_predictions_where_the_machines_calibration_is_of_another_version(folder):
+    found = folder(a_run(1))
+    store(DEFAULT_FILE, msgspec.structs.replace(MACHINE, format=1))
+    made = CliRunner().invoke(report, [str(found.path)])
+    assert made.exit_code == 0, made.output
+    assert "Without predictions" in made.output
+    refused = CliRunner().invoke(report, [str(found.path), "--calibration", str(DEFAULT_FILE)])
+    assert refused.exit_code == 1
+    assert "calibrate again" in refused.output

@@ -3,12 +3,14 @@
 import json
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from bench.model.calibration import store
 from bench.model.cli import advise, model
 
+from .test_beside import a_run, folder_of
 from .test_system import MACHINE
 
 
@@ -91,3 +93,52 @@ def test_a_question_that_nobody_can_answer_is_named():
     refused = run(advise, "--consensus")
     assert refused.exit_code == 1
     assert "several regions" in refused.output
+
+
+@pytest.fixture
+def measuring(monkeypatch):
+    """Calibration that takes no time: what it would find is given."""
+
+    def of(*, others_cores: float = 0.0):
+        found = msgspec.structs.replace(MACHINE, others_cores=others_cores)
+        monkeypatch.setattr("bench.model.calibration.calibrate", lambda *_args, **_options: found)
+        monkeypatch.setattr("replica.tuning.tune_grpc", lambda _environment: False)
+
+    return of
+
+
+def test_a_calibration_on_a_busy_machine_is_stored_with_a_warning_and_refused_when_that_is_asked(measuring, tmp_path):
+    path = tmp_path / "calibration.json"
+    measuring()
+    calm = run(model, "calibrate", "--out", str(path), "--strict")
+    assert calm.exit_code == 0, calm.output
+    assert "not to be trusted" not in calm.output
+    path.unlink()
+    measuring(others_cores=1.5)
+    refused = run(model, "calibrate", "--out", str(path), "--strict")
+    assert refused.exit_code == 1
+    assert "nothing was stored" in refused.output
+    assert not path.exists()
+    warned = run(model, "calibrate", "--out", str(path))
+    assert warned.exit_code == 0
+    assert "not to be trusted: other programs kept 1.5 of 2 cores busy" in warned.output
+    assert path.exists()
+
+
+def test_several_folders_are_listed_together_the_largest_error_first(tmp_path, calibrated):
+    folders = [folder_of(tmp_path / name, a_run(1, off=off)) for name, off in (("good", 1.02), ("bad", 1.9))]
+    page = tmp_path / "page.html"
+    arguments = ("disagreements", *map(str, folders), "--calibration", calibrated)
+    shown = run(model, *arguments, "--html", str(page))
+    assert shown.exit_code == 0, shown.output
+    assert "the largest 90%" in shown.output
+    assert page.exists()
+    points = json.loads(run(model, *arguments, "--json").output)["points"]
+    assert [(point["results"], point["within_20_percent"]) for point in points] == [("bad", False), ("good", True)]
+
+
+def test_disagreements_without_a_calibration_say_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = run(model, "disagreements", str(folder_of(tmp_path / "some", a_run(1))))
+    assert refused.exit_code == 1
+    assert "synod model calibrate" in refused.output

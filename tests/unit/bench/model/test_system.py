@@ -1,15 +1,40 @@
 """The model of this build behaves as such a system must."""
 
+import os
+
 import msgspec
 import pytest
 
 from bench.model import ModelError, Saturated
-from bench.model.calibration import load, store
+from bench.model.calibration import BUSY_SHARE, combine, doubts, load, others_cores, store
 from bench.model.steps import measure_steps
-from bench.model.system import Calibration, Deployment, StepCosts, capacity, closed_loop, open_loop
+from bench.model.system import (
+    Calibration,
+    Deployment,
+    RoundCosts,
+    StepCosts,
+    capacity,
+    closed_loop,
+    open_loop,
+)
 from deploy.topology import load_topology
 
-STEPS = StepCosts(leading_command_us=40, leading_operation_us=0.1, following_command_us=25, following_operation_us=0.1)
+STEPS = StepCosts(
+    leading_turn_us=40,
+    leading_command_us=0.2,
+    leading_operation_us=0.1,
+    following_turn_us=25,
+    following_command_us=0.1,
+    following_operation_us=0.1,
+)
+ALONE = StepCosts(
+    leading_turn_us=10,
+    leading_command_us=0.2,
+    leading_operation_us=0.05,
+    following_turn_us=0,
+    following_command_us=0,
+    following_operation_us=0,
+)
 MACHINE = Calibration(
     machine="made up",
     cores=2,
@@ -17,17 +42,32 @@ MACHINE = Calibration(
     frame_in_us=40,
     frame_out_us=60,
     byte_us=0.001,
-    client_hop_us=90,
-    client_operation_us=1.5,
-    client_frame_us=30,
-    service_operation_us=0.3,
+    rounds={
+        "3": RoundCosts(answered_us=(200, 280), leading_us=180, following_us=120),
+        "5": RoundCosts(answered_us=(300, 380, 450, 520), leading_us=320, following_us=120),
+    },
+    served_frame_us=400,
+    served_operation_us=6,
+    served_command_us=3,
+    client_frame_us=180,
+    client_operation_us=2.5,
+    node_frame_us=200,
+    node_operation_us=2,
+    node_command_us=3,
     apply_operation_us=1.2,
     apply_command_us=2,
+    syncs={
+        "1": ((700,), (900,)),
+        "3": ((700, 800, 1000), (900, 600, 750)),
+        "5": ((800, 900, 1000, 1100, 1200), (900, 600, 1500, 700, 800)),
+    },
     sync_us=800,
+    sync_operation_us=0.5,
+    sync_work_us=100,
     unsynced_us=8,
     log_operation_us=0.1,
     company=1.2,
-    steps={"multipaxos/3": STEPS, "multipaxos/5": STEPS, "epaxos/3": STEPS},
+    steps={"multipaxos/3": STEPS, "multipaxos/5": STEPS, "epaxos/3": STEPS, "abd/3": STEPS, "null/1": ALONE},
 )
 PAXOS = Deployment(protocol="multipaxos")
 
@@ -54,16 +94,66 @@ def test_the_parts_of_an_unhurried_operation_add_up_to_its_latency():
     assert sum(point.parts_ms.values()) == pytest.approx(point.latency_ms)
 
 
-def test_without_syncs_an_operation_is_faster_by_about_a_sync():
-    synced = closed_loop(MACHINE, PAXOS, 1).latency_ms
-    unsynced = closed_loop(MACHINE, msgspec.structs.replace(PAXOS, durability="none"), 1).latency_ms
-    assert synced - unsynced == pytest.approx((MACHINE.sync_us - MACHINE.unsynced_us) / 1e3, rel=0.01)
+def test_a_leader_waits_for_its_own_sync_and_for_that_of_the_quorum_whichever_is_later():
+    synced = closed_loop(MACHINE, PAXOS, 1)
+    # Of each round that began together, each process once as the leader; the other's answers come after a round trip.
+    rounds = MACHINE.syncs["3"]
+    reached = 200 + 25
+    waits = [
+        max(own - MACHINE.unsynced_us, reached + min(other for place, other in enumerate(each) if place != leader))
+        for each in rounds
+        for leader, own in enumerate(each)
+    ]
+    assert synced.parts_ms["sync and quorum"] == pytest.approx(sum(waits) / len(waits) / 1e3)
 
 
-def test_unbatched_commands_cost_capacity():
+def test_without_syncs_an_operation_waits_for_the_round_alone():
+    unsynced = closed_loop(MACHINE, msgspec.structs.replace(PAXOS, durability="none"), 1)
+    assert unsynced.parts_ms["sync and quorum"] == pytest.approx((200 + 25 + MACHINE.unsynced_us) / 1e3)
+    assert unsynced.latency_ms < closed_loop(MACHINE, PAXOS, 1).latency_ms
+
+
+def test_what_one_replica_does_by_itself_is_not_counted_twice():
+    alone = msgspec.structs.replace(PAXOS, protocol="null", replicas=1, durability="none")
+    for count in (1, 64, 512):
+        served_us = MACHINE.served_frame_us + count * MACHINE.served_operation_us
+        assert closed_loop(MACHINE, alone, count).latency_ms == pytest.approx(served_us / 1e3)
+
+
+def test_unbatched_commands_cost_the_replicas_but_share_turns_and_syncs():
     single = msgspec.structs.replace(PAXOS, batch_max=1)
-    assert capacity(MACHINE, single) < capacity(MACHINE, PAXOS) / 5
-    assert closed_loop(MACHINE, single, 512).throughput < closed_loop(MACHINE, PAXOS, 512).throughput
+    assert closed_loop(MACHINE, single, 1) == closed_loop(MACHINE, PAXOS, 1)
+    together, apart = closed_loop(MACHINE, PAXOS, 256), closed_loop(MACHINE, single, 256)
+    more = {name: apart.parts_ms[name] - part for name, part in together.parts_ms.items()}
+    assert more["client and one replica"] == pytest.approx(255 * MACHINE.served_command_us / 1e3)
+    assert more["protocol"] < 0.1
+    assert more["sync and quorum"] < 0.1
+    assert capacity(MACHINE, single) < capacity(MACHINE, PAXOS)
+
+
+def test_more_than_two_phases_wait_for_more_than_one_round():
+    writes = closed_loop(MACHINE, msgspec.structs.replace(PAXOS, protocol="abd"), 1)
+    one = closed_loop(MACHINE, PAXOS, 1)
+    another_round_ms = (200 + 25 + 600) / 1e3
+    assert writes.latency_ms - one.latency_ms >= another_round_ms
+
+
+def test_reads_wait_for_no_sync_but_for_the_frames_of_their_kind():
+    read, write = (msgspec.structs.replace(PAXOS, write_share=share) for share in (0.0, 1.0))
+    assert closed_loop(MACHINE, read, 1).latency_ms < closed_loop(MACHINE, write, 1).latency_ms - 0.4
+    roomy = msgspec.structs.replace(MACHINE, cores=16)
+    mixed = closed_loop(roomy, msgspec.structs.replace(PAXOS, write_share=0.5), 64)
+    assert mixed.limit == "path"
+    assert mixed.parts_ms["gathering"] > 0
+    assert sum(mixed.parts_ms.values()) == pytest.approx(mixed.latency_ms)
+    # A caller by itself never waits for a frame of another.
+    assert closed_loop(MACHINE, msgspec.structs.replace(PAXOS, write_share=0.5), 1).parts_ms["gathering"] == 0
+
+
+def test_numbers_of_replicas_that_were_not_measured_follow_the_nearest():
+    seven = msgspec.structs.replace(PAXOS, replicas=7)
+    five = msgspec.structs.replace(PAXOS, replicas=5)
+    assert closed_loop(MACHINE, seven, 16).latency_ms > closed_loop(MACHINE, five, 16).latency_ms
 
 
 def test_far_regions_wait_for_their_way_to_the_leader():
@@ -114,11 +204,60 @@ def test_a_calibration_that_is_missing_or_broken_says_what_to_do(tmp_path):
         load(broken)
 
 
+def a_pass(**changes: object) -> Calibration:
+    return msgspec.structs.replace(MACHINE, **changes)
+
+
+def test_a_constant_is_the_median_of_its_passes_and_says_how_far_they_were_apart():
+    found = combine([a_pass(hop_us=80.0), a_pass(hop_us=90.0), a_pass(hop_us=400.0)])
+    assert found.hop_us == 90
+    assert found.spread["hop_us"] == pytest.approx(320 / 90, abs=1e-3)
+    assert found.passes == 3
+    slower = RoundCosts(answered_us=(240, 300), leading_us=200, following_us=130)
+    found = combine([a_pass(), a_pass(rounds={"3": slower}), a_pass(rounds={"3": slower})])
+    assert found.rounds == {"3": slower}
+    assert found.steps == MACHINE.steps
+
+
+def test_all_syncs_that_were_seen_are_kept():
+    found = combine([a_pass(syncs={"3": ((1, 2, 3),)}), a_pass(syncs={"3": ((4, 5, 6),)})])
+    assert found.syncs == {"3": ((1, 2, 3), (4, 5, 6))}
+
+
+def test_a_calibration_that_combines_nothing_is_refused():
+    with pytest.raises(ModelError, match="no pass"):
+        combine([])
+
+
+def test_a_calibration_on_a_busy_machine_or_that_did_not_hold_still_is_doubted():
+    assert doubts(MACHINE) == []
+    (busy,) = doubts(a_pass(others_cores=MACHINE.cores * BUSY_SHARE * 1.5))
+    assert "quiet machine" in busy
+    (moving,) = doubts(combine([a_pass(sync_us=500.0), a_pass(sync_us=800.0), a_pass(sync_us=2_000.0)]))
+    assert moving.startswith("sync_us moved by")
+
+
+def test_what_other_programs_use_is_at_most_all_cores():
+    assert 0 <= others_cores(0.05) <= (os.cpu_count() or 1)
+
+
+def test_a_stored_calibration_has_a_line_for_each_round_of_syncs(tmp_path):
+    path = tmp_path / "calibration.json"
+    store(path, MACHINE)
+    assert "[700, 800, 1000]" in path.read_text()
+
+
 @pytest.mark.parametrize(
     ("protocol", "replicas", "messages"), [("multipaxos", 3, 4), ("multipaxos", 5, 8), ("null", 1, 0)]
 )
 def test_steps_are_counted_in_an_undisturbed_cluster(protocol, replicas, messages):
-    cost = measure_steps(protocol, replicas, commands=40)
+    cost = measure_steps(protocol, replicas, turns=40)
     assert cost.messages == pytest.approx(messages, abs=0.5)
     assert cost.writes >= replicas
     assert cost.leading_us > 0
+
+
+def test_commands_that_are_proposed_in_one_turn_travel_together():
+    alone = measure_steps("multipaxos", 3, turns=40)
+    together = measure_steps("multipaxos", 3, together=16, turns=40)
+    assert together.messages == pytest.approx(alone.messages, abs=0.5)
