@@ -12,8 +12,8 @@ import pytest
 from bench import results
 from bench.cli import _interruptible
 from bench.conclusion import conclusion
-from bench.model.calibration import load, store
 from bench.load.measure import Window
+from bench.model.calibration import load, store
 from bench.planning import plan_suite
 from bench.results import (
     Ceiling,
