@@ -228,7 +228,7 @@ def test_a_calibration_that_fails_is_told_and_the_suite_goes_on(tmp_path, measur
     bench = a_bench(tmp_path / "results", {})
     bench._scratch = tmp_path
     said: list[str] = []
-    bench._watcher.says = said.append  # type: ignore[method-assign]
+    bench._watcher.says = said.append  # type: ignore[method-assign,assignment]
     measuring[0].write_text("")
     asyncio.run(bench._calibrate("one"))
     assert said[-1] == "the model could not be calibrated: no such disk"

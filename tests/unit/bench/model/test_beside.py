@@ -135,6 +135,7 @@ def test_a_disturbed_repetition_does_not_move_what_is_compared_but_is_told(folde
     (row,) = Model(MACHINE).compared(view)
     assert row.good
     assert row.within_noise
+    assert row.measured_ms_range is not None
     assert row.measured_ms_range[1] == pytest.approx(30 * row.measured_ms)
 
 
