@@ -83,8 +83,8 @@ def test_replicas_in_containers_agree_after_kills_and_cuts_under_load_from_conta
 ) -> None:
     found = run(
         tmp_path / "results",
-        *("--driver", "docker", "--image", image, "--replicas", "5", "--topology", "wan5", "--seconds", "20"),
-        *("--in-flight", "20", "--fault", "4s kill leader for 3s", "--fault", "12s partition 1,2 for 4s"),
+        *("--driver", "docker", "--image", image, "--replicas", "5", "--topology", "wan5", "--seconds", "60"),
+        *("--in-flight", "20", "--fault", "2s partition 1,2 for 4s", "--fault", "12s kill leader for 3s"),
     )  # fmt: skip
     assert_from_its_regions(found, "wan5")
     assert {event.kind for event in found.faults} >= {"kill", "partition"}
