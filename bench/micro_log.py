@@ -3,25 +3,18 @@
 ``python -m bench.micro_log [--folder DIR] [--seconds 0.5] [--json]`` measures `LogEnvironment.commit` alone, on one
 thread, appending as a protocol does and discarding behind itself so that the file stays small. The variants are
 interleaved, because a disk changes its mind from one second to the next: compare within one run.
-
-`commit_together` has several processes commit at the same moment, as the replicas of a round do that share a disk.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from multiprocessing.queues import Queue
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from queue import Empty
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
@@ -33,8 +26,6 @@ from replica.storage.log import Durability, LogEnvironment
 DURABILITIES: Final[tuple[Durability, ...]] = ("sync", "none")
 RECORDS: Final = (1, 16, 256)
 SIZES: Final = (128, 4096, 65_536)
-TOGETHER_TIMEOUT_S: Final = 60.0
-"""For a round of commits, and for all of them."""
 KEPT_RECORDS: Final = 2_048
 """Records left in the log behind the last commit; what is older is discarded, a few commits at a time."""
 
@@ -59,17 +50,6 @@ class Result(msgspec.Struct, frozen=True):
     commits_per_s: float
     records_per_s: float
     megabytes_per_s: float
-
-
-class Together(msgspec.Struct, frozen=True, kw_only=True):
-    """Synced commits that begin at the same moment in several processes, each to a log of its own. Times in µs."""
-
-    processes: int
-    value_bytes: int
-    rounds: tuple[tuple[float, ...], ...]
-    """How long each process's commit took, round by round."""
-    work_us: float
-    """Processor time of one commit: the mean."""
 
 
 class Series:
@@ -127,75 +107,6 @@ class Series:
             records_per_s=round(len(times) * self._records / total, 1),
             megabytes_per_s=round(len(times) * self._records * len(self._value) / total / 1e6, 1),
         )
-
-
-_Found: TypeAlias = dict[tuple[int, int], tuple[list[float], float]]
-"""What a process saw: the times of its commits and their processor time, by count and size."""
-
-
-def _committing(
-    folder: Path, plan: tuple[Sequence[int], Sequence[int], int], barrier: Barrier, results: Queue[_Found], place: int
-) -> None:
-    """The process at ``place`` among those of `commit_together`, which makes the plan: counts, sizes, rounds."""
-    counts, sizes, rounds = plan
-    series = {size: Series(folder, "sync", 1, size) for size in sizes}
-    for each in series.values():
-        each.commit()
-    found: _Found = {(count, size): ([], 0.0) for count in counts for size in sizes if place < count}
-    for _ in range(rounds):
-        for count in counts:
-            for size in sizes:
-                barrier.wait(TOGETHER_TIMEOUT_S)
-                if place >= count:
-                    continue
-                times, spent = found[count, size]
-                began = time.process_time_ns()
-                times.append(series[size].commit() * 1e6)
-                found[count, size] = times, spent + (time.process_time_ns() - began) / 1e3
-    for each in series.values():
-        each.finish()
-    results.put(found)
-
-
-def commit_together(
-    folder: Path, *, counts: Sequence[int], sizes: Sequence[int], rounds: int
-) -> dict[tuple[int, int], Together]:
-    """Synced commits of one record that begin at the same moment in as many processes as each of ``counts`` says.
-
-    By count and by the bytes of the record, all interleaved, ``rounds`` of each. Raises `OSError`.
-    """
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(max(counts)), context.Queue()
-    workers = []
-    try:
-        for place in range(max(counts)):
-            home = folder / f"process-{place}"
-            home.mkdir()
-            worker = context.Process(
-                target=_committing, args=(home, (counts, sizes, rounds), barrier, results, place), daemon=True
-            )
-            worker.start()
-            workers.append(worker)
-        found = [results.get(timeout=TOGETHER_TIMEOUT_S) for _ in workers]
-        for worker in workers:
-            worker.join(10)
-    except Empty:
-        raise OSError(f"no commits were done for {TOGETHER_TIMEOUT_S:.0f} s below {folder}") from None
-    finally:
-        for worker in workers:
-            worker.kill()
-        results.close()
-    together = {}
-    for count in counts:
-        for size in sizes:
-            took_part = [each[count, size] for each in found if (count, size) in each]
-            together[count, size] = Together(
-                processes=count,
-                value_bytes=size,
-                rounds=tuple(zip(*(times for times, _ in took_part), strict=True)),
-                work_us=sum(spent for _, spent in took_part) / count / rounds,
-            )
-    return together
 
 
 def measure(folder: Path, *, seconds: float, rounds: int = 4) -> list[Result]:

@@ -7,15 +7,16 @@ constant                    from
 ==========================  =========================================================================================
 hop, frame, byte            two real transports in two processes: one frame to and fro (`bench.micro_transport`), and
                             frames in one direction, whose sender and receiver are timed apart (t_out and t_in)
-rounds                      a transport that sends a frame to each of two and of four others and awaits their answers,
-                            all on the cores of this machine
-client, served              one replica by itself, with nobody to agree with (protocol ``null``) and nothing synced,
-                            under one client: latency, and processor time of both; with single operations and with
-                            large batches, and with batching turned off
+rounds, synced_rounds       a transport that sends a frame to each of two and of four others and awaits their answers,
+                            all on the cores of this machine; the same where each of them, and the one that asks, syncs
+                            a log first (`bench.micro_round`), and a log by itself
+client, served, synced      one replica by itself, with nobody to agree with (protocol ``null``), under one client:
+                            latency, and processor time of both; nothing synced, and everything; with single operations
+                            and with large batches, and with batching turned off
 state machine               applying runs to LMDB, commits of the state included (`bench.micro_kv`)
-syncs                       synced commits of one, three and five logs that begin at the same moment (`bench.micro_log`)
-log                         commits of the log without syncs, few and many operations in one
-steps                       the protocol's own steps (`steps`)
+log                         commits of the log without syncs, few and many operations in one (`bench.micro_log`)
+steps                       the protocol's own steps: a turn of a replica that was asleep; further commands and
+                            operations in a turn (`steps`)
 company                     the state machine again, alone and then once for each core at the same time
 ==========================  =========================================================================================
 
@@ -47,7 +48,7 @@ import numpy as np
 import psutil
 from scipy.optimize import nnls
 
-from bench import micro_kv, micro_log, micro_transport
+from bench import micro_kv, micro_log, micro_round, micro_transport
 from bench.results import RunResult, read_folder, this_machine, timestamp
 from bench.runner import Settings, run_suite
 from bench.suite import ClusterShape, Experiment, HistoryOptions, Load, Suite, Sweep, TargetEntry
@@ -105,8 +106,8 @@ BATCHES: Final = (1, 64, 512)
 UNBATCHED: Final = 256
 """The same with batching turned off."""
 
-SYNC_ROUNDS: Final = 40
-"""Commits together, of each count and size."""
+SYNC_ROUNDS: Final = 200
+"""Rounds with synced logs, of each number of replicas and size."""
 
 Report = Callable[[str], None]
 
@@ -267,17 +268,17 @@ class _Silent:
 
 
 def _serving(seconds: float, folder: Path) -> dict[str, float]:
-    """One replica that decides alone and syncs nothing, under one client: latency and processor time by batch."""
+    """One replica that decides alone, under one client: latency and processor time by batch, synced and not."""
     load_ = Load(seconds=max(0.3, seconds / 2), warm_up_s=0.3, cool_down_s=0.05)
 
-    def experiment(name: str, counts: Sequence[int], batch_max: int) -> Experiment:
+    def experiment(name: str, counts: Sequence[int], **cluster: Any) -> Experiment:
         return Experiment(
             name=name,
             workload="writes",
             changes={"value.bytes": VALUE_BYTES},
             sweep=Sweep(axis="load.in_flight", values=list(counts)),
             load=load_,
-            cluster=ClusterShape(replicas=1, durability="none", batch_max=batch_max),
+            cluster=ClusterShape(replicas=1, **cluster),
             history=HistoryOptions(fraction=0.0),
         )
 
@@ -286,8 +287,9 @@ def _serving(seconds: float, folder: Path) -> dict[str, float]:
         repetitions=1,
         targets=[TargetEntry(target="synod", protocol="null")],
         experiments=[
-            experiment("batched", BATCHES, RUN_OPERATIONS_MAX),
-            experiment("unbatched", (UNBATCHED,), 1),
+            experiment("synced", BATCHES),
+            experiment("unbatched", (UNBATCHED,), batch_max=1),
+            experiment("unsynced", BATCHES, durability="none"),
         ],
     )
     home = folder / "serving"
@@ -311,15 +313,17 @@ def _serving(seconds: float, folder: Path) -> dict[str, float]:
             spent[False] / operations * batch * 1e6,
         )
 
-    batched = {float(count): of(runs["batched", count]) for count in BATCHES}
     found = {}
-    for place, name in enumerate(("served", "client", "node")):
-        frame, operation = _line([(batch, costs[place]) for batch, costs in batched.items()])
-        found[f"{name}_frame_us"], found[f"{name}_operation_us"] = frame, operation
+    for experiment_name, names in (("synced", ("synced", "client", "node")), ("unsynced", ("served", "", ""))):
+        measured = [(float(count), of(runs[experiment_name, count])) for count in BATCHES]
+        for place, name in enumerate(names):
+            if name:
+                frame, operation = _line([(batch, costs[place]) for batch, costs in measured])
+                found[f"{name}_frame_us"], found[f"{name}_operation_us"] = frame, operation
     latency, _, node = of(runs["unbatched", UNBATCHED])
-    for name, whole in (("served", latency), ("node", node)):
+    for name, constant, whole in (("synced", "served", latency), ("node", "node", node)):
         alone = found[f"{name}_frame_us"] + UNBATCHED * found[f"{name}_operation_us"]
-        found[f"{name}_command_us"] = max(0.0, (whole - alone) / (UNBATCHED - 1))
+        found[f"{constant}_command_us"] = max(0.0, (whole - alone) / (UNBATCHED - 1))
     return found
 
 
@@ -347,28 +351,7 @@ def _log(seconds: float, folder: Path) -> dict[str, Any]:
         for each in series.values():
             each.run(seconds / 8)
     unsynced = _line([(operations - 1, each.finish().median_us) for operations, each in series.items()])
-    counts = (1, *(peers + 1 for peers in PEERS))
-    small, large = bytes_of[1], bytes_of[RUN_OPERATIONS_MAX]
-    together = micro_log.commit_together(
-        folder, counts=counts, sizes=(small, large), rounds=max(4, round(SYNC_ROUNDS * min(1.0, seconds)))
-    )
-
-    def typical(count: int, size: int) -> float:
-        return statistics.median(took for took_all in together[count, size].rounds for took in took_all)
-
-    more = [(typical(count, large) - typical(count, small)) / (RUN_OPERATIONS_MAX - 1) for count in counts]
-    return {
-        "unsynced_us": unsynced[0],
-        "log_operation_us": unsynced[1],
-        "sync_us": statistics.fmean(took for (took,) in together[1, small].rounds),
-        # A disk may well take longer for little than for much: then nothing is said of the difference.
-        "sync_operation_us": max(unsynced[1], statistics.median(more)),
-        "sync_work_us": statistics.median(together[count, small].work_us for count in counts),
-        "syncs": {
-            str(count): tuple(tuple(round(took) for took in took_all) for took_all in together[count, small].rounds)
-            for count in counts
-        },
-    }
+    return {"unsynced_us": unsynced[0], "log_operation_us": unsynced[1]}
 
 
 def _rounds(seconds: float) -> dict[str, RoundCosts]:
@@ -377,6 +360,25 @@ def _rounds(seconds: float) -> dict[str, RoundCosts]:
         measured = micro_transport.measure_round(peers, seconds=seconds, size=SMALL_BYTES)
         found[str(peers + 1)] = RoundCosts(
             answered_us=measured.answered_us, leading_us=measured.leading_us, following_us=measured.following_us
+        )
+    return found
+
+
+def _synced_rounds(seconds: float, folder: Path) -> dict[str, RoundCosts]:
+    found = {}
+    for peers in (0, *PEERS):
+        small, large = micro_round.measure_synced_round(
+            folder,
+            peers,
+            rounds=max(5, round(SYNC_ROUNDS * min(1.0, seconds))),
+            sizes=tuple(operations * (VALUE_BYTES + 16) for operations in (1, RUN_OPERATIONS_MAX)),
+        )
+        more = statistics.fmean(large.answered_us) - statistics.fmean(small.answered_us)
+        found[str(peers + 1)] = RoundCosts(
+            answered_us=small.answered_us,
+            operation_us=max(0.0, more / (RUN_OPERATIONS_MAX - 1)),
+            leading_us=small.leading_us,
+            following_us=small.following_us,
         )
     return found
 
@@ -437,11 +439,13 @@ def _steps(protocols: Mapping[str, Iterable[int]], turns: int, report: Report) -
                 following.append((*point, cost.following_us))
             lead = _plane(leading)
             follow = _plane(following) if replicas > 1 else (0.0, 0.0, 0.0)
+            # What a turn costs whatever is in it is paid by a replica that was woken for it.
+            woken = measure_steps(protocol, replicas, value_bytes=VALUE_BYTES, turns=max(10, turns // 3), rested=True)
             found[f"{protocol}/{replicas}"] = StepCosts(
-                leading_turn_us=lead[0],
+                leading_turn_us=max(lead[0], woken.leading_us),
                 leading_command_us=lead[1],
                 leading_operation_us=lead[2],
-                following_turn_us=follow[0],
+                following_turn_us=max(follow[0], woken.following_us),
                 following_command_us=follow[1],
                 following_operation_us=follow[2],
             )
@@ -479,6 +483,9 @@ def measure_pass(
         found |= _transport(seconds / 2)
         report("rounds of three and of five replicas")
         found["rounds"] = _rounds(seconds / 2)
+        report("the same with synced logs")
+        found["synced_rounds"] = _synced_rounds(seconds, Path(name))
+        found["sync_us"] = found["synced_rounds"]["1"].answered_us[0]
         report("one replica by itself, and its client")
         found |= _serving(seconds, Path(name))
         report("the state machine")
@@ -494,7 +501,7 @@ def measure_pass(
 
 
 def combine(passes: Sequence[Calibration]) -> Calibration:
-    """Of every constant the median over the passes, and its spread; of syncs all that was seen. Raises `ModelError`."""
+    """Of every constant the median over the passes, and its spread. Raises `ModelError`."""
     if not passes:
         raise ModelError("calibration: there is no pass to make one of")
     spread: dict[str, float] = {}
@@ -518,12 +525,9 @@ def combine(passes: Sequence[Calibration]) -> Calibration:
     found: dict[str, Any] = {}
     for field in _of(passes[0]):
         values = [getattr(each, field) for each in passes]
-        if field in {"rounds", "steps"}:
+        if field in {"rounds", "steps", "synced_rounds"}:
             names = [name for name in values[0] if all(name in value for value in values)]
             found[field] = {name: merged(f"{field} {name}", [value[name] for value in values]) for name in names}
-        elif field == "syncs":
-            names = [name for name in values[0] if all(name in value for value in values)]
-            found[field] = {name: tuple(one for value in values for one in value[name]) for name in names}
         elif field == "others_cores":
             found[field] = statistics.fmean(values)
         elif field == "passes":
@@ -537,7 +541,7 @@ def _of(struct: msgspec.Struct) -> tuple[str, ...]:
     return struct.__struct_fields__
 
 
-WEIGHTY: Final = ("served_frame_us", "served_operation_us", "sync_us", "hop_us")
+WEIGHTY: Final = ("synced_frame_us", "synced_operation_us", "synced_rounds 3 answered_us 1", "sync_us", "hop_us")
 """Constants that decide most of a prediction: if they do not hold still, it will not."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,35 +114,23 @@ def _print_calibration(found: Calibration) -> None:
     rows = [
         (field, f"{value:.3f}" if isinstance(value, float) else str(value), moved(field))
         for field, value in msgspec.structs.asdict(found).items()
-        if field not in {"steps", "format", "rounds", "syncs", "spread"}
+        if field not in {"steps", "format", "rounds", "synced_rounds", "spread"}
     ]
     constants = ("constant", "value", "spread")
     _print_table(f"Calibration (times in µs; medians of {found.passes} passes and their spread)", constants, rows)
     _print_table(
-        "Rounds among replicas: transports alone (µs)",
-        ("replicas", "answered", "processor: who asks", "who answers"),
+        "Rounds among replicas: transports alone, and transports and synced logs (µs)",
+        ("replicas", "answered", "+ operation", "processor: who asks", "who answers"),
         [
             (
-                count,
+                f"{count}{kind}",
                 ", ".join(f"{us:.0f}" for us in costs.answered_us),
+                f"{costs.operation_us:.2f}",
                 f"{costs.leading_us:.0f}",
                 f"{costs.following_us:.0f}",
             )
-            for count, costs in sorted(found.rounds.items())
-        ],
-    )
-    _print_table(
-        "Synced commits that begin together (µs)",
-        ("processes", "commits", "median", "the first", "the last"),
-        [
-            (
-                count,
-                str(len(rounds)),
-                f"{statistics.median(took for each in rounds for took in each):.0f}",
-                f"{statistics.fmean(min(each) for each in rounds):.0f}",
-                f"{statistics.fmean(max(each) for each in rounds):.0f}",
-            )
-            for count, rounds in sorted(found.syncs.items())
+            for kind, rounds in (("", found.rounds), (", synced", found.synced_rounds))
+            for count, costs in sorted(rounds.items())
         ],
     )
     steps = [

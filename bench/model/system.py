@@ -4,12 +4,12 @@ What the study's model leaves out is what this store lives on. Whatever has accu
 proposed in one turn, and shares one sync; so an operation costs something by itself (``per operation``) and a share of
 what its batch costs (``per frame``, ``per command``). For a batch of b operations of a client:
 
-    served(b)  the client, one replica that decides alone, and the ways between: everything but replication
-    vote(b)    the leader's own sync, and beside it: a frame to each of the others, their turn, their sync, their
-               answers, until a quorum has it. Both syncs are drawn from syncs that began at the same moment in so many
-               processes, so that what they cost each other, and which of them is first, is as measured
+    served(b)  the client, one replica that decides alone and syncs, and the ways between: everything but replication
+    round(b)   a frame to each of the others, syncs of all logs side by side, answers until a quorum has it, between
+               transports and logs alone, less the sync that is in served(b) already; all processes on the cores and
+               the disk of the machine, and asleep while they wait
     crowd(b)   when the leader applies and answers, the others apply the batch before: n processes on the same cores
-    path(b)    = served + the leader's steps + vote + crowd
+    path(b)    = served + round + the leader's and a follower's steps + crowd
     work(b)    processor time of all processes for the batch
 
     W(C)       = max( D + path(b),  C·work(b)/(b·cores) + D )       latency; D the network's share (`placement`)
@@ -30,8 +30,8 @@ Poisson arrivals, T = path(b)) waits for half of T in the mean.
 ``company`` says how much more processor time the same work takes when every core is busy: caches and the two threads
 of a core are shared as well.
 
-Assumptions: every process runs one Python thread; all processes of one machine share ``cores`` and one disk; a sync
-keeps its process waiting and costs little processor time. Constants come from `calibration`.
+Assumptions: every process runs one Python thread; all processes of one machine share ``cores`` and one disk, in several
+regions as well. Constants come from `calibration`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from deploy.topology import Topology
 from replica.client.gathering import FRAME_SPACING_S
@@ -105,7 +104,9 @@ class RoundCosts(msgspec.Struct, frozen=True, kw_only=True):
     """A frame to each of the others and their answers, between transports alone. Times in µs."""
 
     answered_us: tuple[float, ...]
-    """When the first has answered, the second, ..."""
+    """When the first has answered, the second, ...; of synced rounds: and the own log is synced."""
+    operation_us: float = 0.0
+    """What each further operation of 128 bytes adds."""
     leading_us: float
     following_us: float
     """Processor time at the replica that asks, and at each that answers."""
@@ -134,12 +135,16 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     byte_us: float
     """Processor time a byte that is sent and received, both ends together."""
     rounds: Mapping[str, RoundCosts] = {}
-    """By the number of replicas."""
+    synced_rounds: Mapping[str, RoundCosts] = {}
+    """By the number of replicas; synced, of one replica as well: the commit of one log."""
     served_frame_us: float
     served_operation_us: float
     served_command_us: float
     """Latency with one replica that decides alone and syncs nothing: a batch, an operation in it, and what it is more
     where an operation is a command of its own."""
+    synced_frame_us: float
+    synced_operation_us: float
+    """The same where it syncs."""
     client_frame_us: float
     client_operation_us: float
     """The client's own processor time of it."""
@@ -150,14 +155,8 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     apply_operation_us: float
     apply_command_us: float
     """The state machine with its share of the state's commits."""
-    syncs: Mapping[str, tuple[tuple[float, ...], ...]] = {}
-    """By the number of processes that commit one record at the same moment: how long each took, round by round."""
     sync_us: float
     """A commit of one record to the log, synced, by itself: the mean."""
-    sync_operation_us: float
-    """What each further operation of 128 bytes adds."""
-    sync_work_us: float
-    """Processor time of a synced commit."""
     unsynced_us: float
     log_operation_us: float
     """A commit without syncing, and each further operation in it."""
@@ -166,36 +165,22 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     steps: Mapping[str, StepCosts] = {}
     """By ``protocol/replicas``."""
 
-    def round_of(self, replicas: int, answers: int) -> tuple[float, float, float]:
+    def round_of(self, replicas: int, answers: int, operations: float, *, synced: bool) -> tuple[float, float, float]:
         """When so many of the others have answered, and the processor time of the asker and of one other; µs.
 
         For numbers of replicas that were not measured: the nearest, and a frame sent more or less.
         """
-        if replicas == 1:
+        given = self.synced_rounds if synced else self.rounds
+        measured = {int(count): costs for count, costs in given.items() if replicas == 1 or int(count) > 1}
+        if replicas == 1 and not synced:
             return 0.0, 0.0, 0.0
-        measured = {int(count): costs for count, costs in self.rounds.items()}
         if not measured:
             raise ModelError("calibration: it holds no rounds: calibrate again")
         nearest = min(measured, key=lambda count: (abs(count - replicas), count))
         costs, more = measured[nearest], (replicas - nearest) * self.frame_out_us
-        answered = costs.answered_us[min(answers, len(costs.answered_us)) - 1]
+        answered = costs.answered_us[min(max(answers, 1), len(costs.answered_us)) - 1]
+        answered += (operations - 1) * costs.operation_us
         return max(self.hop_us, answered + more), max(self.frame_out_us, costs.leading_us + more), costs.following_us
-
-    def syncs_of(self, replicas: int, answers: int) -> tuple[np.ndarray, np.ndarray]:
-        """Draws of the leader's own sync, and of the one that completes ``answers`` among the others'; µs."""
-        measured = {int(count): rounds for count, rounds in self.syncs.items() if rounds}
-        if not measured:
-            return np.array([self.sync_us]), np.array([self.sync_us])
-        nearest = min(measured, key=lambda count: (abs(count - replicas), count))
-        rounds = np.array(measured[nearest], dtype=float)
-        if nearest == 1:
-            return rounds[:, 0], rounds[:, 0]
-        own, others = [], []
-        for leader in range(nearest):
-            own.append(rounds[:, leader])
-            rest = np.sort(np.delete(rounds, leader, axis=1), axis=1)
-            others.append(rest[:, min(max(answers, 1), nearest - 1) - 1])
-        return np.concatenate(own), np.concatenate(others)
 
     def steps_of(self, protocol: str, replicas: int) -> StepCosts:
         """Measured for that many replicas, or for the nearest number. Raises `ModelError`."""
@@ -276,10 +261,8 @@ def _validate(deployment: Deployment) -> None:
     positive("value_bytes", deployment.value_bytes)
 
 
-def _costs(
-    constants: Calibration, deployment: Deployment, batch: float, *, writes: bool = True, quorum_ms: float = 0.0
-) -> _Costs:
-    """One batch of ``batch`` operations. ``quorum_ms``: the network's share of what the quorum takes, not counted."""
+def _costs(constants: Calibration, deployment: Deployment, batch: float, *, writes: bool = True) -> _Costs:
+    """One batch of ``batch`` operations, the network's share not counted."""
     protocol, n = deployment.protocol, deployment.replicas
     zones = n if deployment.topology is None else min(n, len(deployment.topology.regions.names))
     shape = round_of(
@@ -301,33 +284,31 @@ def _costs(
     # frame to the others are paid by the leader's loop for each, and by the one that takes it in.
     way = batch * max(0.0, deployment.value_bytes - constants.value_bytes) * constants.byte_us
     to_peer = (batch - 1) * deployment.value_bytes * constants.byte_us / 2 if writes else 0.0
-    served = constants.served_frame_us + batch * constants.served_operation_us + way
-    served += (commands - 1) * constants.served_command_us
+    synced = deployment.durability == "sync" and writes
+    if synced:
+        served = constants.synced_frame_us + batch * constants.synced_operation_us
+    else:
+        served = constants.served_frame_us + batch * constants.served_operation_us
+    served += way + (commands - 1) * constants.served_command_us
     client = constants.client_frame_us + batch * constants.client_operation_us + way / 2
     node = constants.node_frame_us + batch * constants.node_operation_us + way / 2
     node += (commands - 1) * constants.node_command_us
 
     answers = shape.quorum - 1
     phases = max(1.0, shape.phases) if answers else 0.0
-    answered, asking, answering = constants.round_of(n, answers)
+    answered, asking, answering = constants.round_of(n, answers, batch, synced=synced)
     peers = n - 1
     together = deployment.topology is None
     at_once = max(1.0, peers / constants.cores) if together else 1.0
-    reached = answered + peers * to_peer + to_peer + following * at_once
-    synced = deployment.durability == "sync" and writes
-    more = (batch - 1) * (constants.sync_operation_us if synced else constants.log_operation_us)
-    if synced:
-        own, theirs = constants.syncs_of(n if together else 1, answers)
-        # What one replica by itself was measured to take has a commit in it that is not synced.
-        own, theirs = own + more - constants.unsynced_us, theirs + more
-    else:
-        own, theirs = np.zeros(1), np.full(1, constants.unsynced_us + more if writes else 0.0)
-    commit = max(0.0, float(own.mean()))
-    vote = commit
+    # The leader's own commit is in what one replica by itself takes.
+    commit, committing, _ = constants.round_of(1, 0, batch, synced=True) if synced else (0.0, 0.0, 0.0)
+    vote = 0.0
     if answers:
-        network = quorum_ms * 1e3
-        vote = float(np.maximum(own, network + reached + theirs).mean()) - network
-        vote += (phases - 1) * (reached + float(theirs.mean()))
+        # Rounds were measured with the bytes of one operation, or synced with those of all.
+        carried = (peers + 1) * to_peer if not synced else 0.0
+        reached = answered + carried + following * at_once
+        vote = max(0.0, phases * reached - commit)
+        asking = max(0.0, asking - committing)
     crowd = 0.0
     if together and peers:
         rate = min(1.0, constants.cores / n)
@@ -336,14 +317,12 @@ def _costs(
     parts = {
         "client and one replica": served,
         "protocol": leading,
-        "sync and quorum": max(0.0, vote),
+        "the quorum": vote,
         "the others' state machines": max(0.0, crowd),
     }
-    logged = constants.unsynced_us + (batch - 1) * constants.log_operation_us if writes else 0.0
+    logged = (0.0 if synced else constants.unsynced_us) + (batch - 1) * constants.log_operation_us if writes else 0.0
     work = client + node + leading + phases * (asking + peers * (answering + 2 * to_peer))
     work += peers * (following + applying + logged)
-    if synced:
-        work += n * constants.sync_work_us
     return _Costs(parts=parts, work=work, leader=node + leading + phases * asking, commit=commit)
 
 
@@ -381,7 +360,7 @@ def _flow(constants: Calibration, deployment: Deployment, network: placement.Net
 
     def costs(batch: float, *, of_writes: bool) -> _Costs:
         size = min(max(1.0, batch), float(RUN_OPERATIONS_MAX))
-        return _costs(constants, deployment, size, writes=of_writes, quorum_ms=network.quorum_ms)
+        return _costs(constants, deployment, size, writes=of_writes)
 
     if writes in {0.0, 1.0}:
         batch = max(1.0, min(in_flight, float(RUN_OPERATIONS_MAX)))
@@ -503,7 +482,7 @@ def open_loop(constants: Calibration, deployment: Deployment, rate: float) -> Pr
             path_us = _mixed(
                 deployment,
                 lambda writes, batch=batch, network=network: (  # type: ignore[misc]
-                    _costs(constants, deployment, batch, writes=writes, quorum_ms=network.quorum_ms).path
+                    _costs(constants, deployment, batch, writes=writes).path
                 ),
             )
             cycle_s = path_us / 1e6 + (0.0 if long else network.total_ms / 1e3)

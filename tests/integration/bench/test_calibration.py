@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bench.micro_log import commit_together
+from bench.micro_round import measure_synced_round
 from bench.micro_transport import measure_round
 from bench.model.calibration import combine, load, measure_pass, store
 from bench.model.system import Deployment, closed_loop
@@ -17,13 +17,15 @@ def test_a_round_asks_every_peer_and_later_answers_take_longer():
     assert found.following_us > 0
 
 
-def test_commits_that_begin_together_are_timed_in_each_process_and_apart_by_size(tmp_path):
-    found = commit_together(tmp_path, counts=(1, 3), sizes=(144, 9_000), rounds=4)
-    assert set(found) == {(1, 144), (1, 9_000), (3, 144), (3, 9_000)}
-    for (count, size), together in found.items():
-        assert (together.processes, together.value_bytes) == (count, size)
-        assert [len(each) for each in together.rounds] == [count] * 4
-        assert all(took > 0 for each in together.rounds for took in each)
+def test_a_round_with_synced_logs_takes_longer_than_one_log_and_is_timed_by_size(tmp_path):
+    (alone, _) = measure_synced_round(tmp_path, 0, rounds=5, sizes=(144, 9_000))
+    assert len(alone.answered_us) == 1
+    assert alone.following_us == 0
+    small, large = measure_synced_round(tmp_path, 2, rounds=5, sizes=(144, 9_000))
+    assert (small.value_bytes, large.value_bytes) == (144, 9_000)
+    assert 0 < small.answered_us[0] <= small.answered_us[1]
+    assert small.following_us > 0
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -36,7 +38,7 @@ def test_a_pass_of_the_calibration_finds_every_constant_and_predicts_with_them(t
             assert value > 0, name
     assert set(made.rounds) == {"3", "5"}
     assert set(made.steps) == {"multipaxos/3", "null/1"}
-    assert {count: len(rounds[0]) for count, rounds in made.syncs.items()} == {"1": 1, "3": 3, "5": 5}
+    assert {count: len(costs.answered_us) for count, costs in made.synced_rounds.items()} == {"1": 1, "3": 2, "5": 4}
     path = tmp_path / "calibration.json"
     store(path, combine([made, made]))
     said_of = closed_loop(load(path), Deployment(protocol="multipaxos"), 64)
