@@ -34,8 +34,9 @@ def test_a_pass_of_the_calibration_finds_every_constant_and_predicts_with_them(t
     made = measure_pass({"multipaxos": (3,)}, folder=tmp_path, seconds=0.1, report=said.append)
     assert said[0] == "the transport between two replicas"
     for name, value in msgspec.structs.asdict(made).items():
-        if name.endswith("_us") and not name.endswith(("command_us", "operation_us")):
-            assert value > 0, name
+        if name.endswith("_us"):
+            assert value >= 0, name
+    assert min(made.hop_us, made.frame_in_us, made.frame_out_us, made.sync_us) > 0
     assert set(made.rounds) == {"3", "5"}
     assert set(made.steps) == {"multipaxos/3", "null/1"}
     assert {count: len(costs.answered_us) for count, costs in made.synced_rounds.items()} == {"1": 1, "3": 2, "5": 4}
