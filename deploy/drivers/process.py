@@ -7,6 +7,7 @@ line, so that an id which the system has given to somebody else meanwhile is nev
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -92,15 +93,21 @@ class ProcessDriver(Driver):
         if not self.alive(folder, replica):
             replica.process = 0
             return True
-        os.kill(replica.process, signal.SIGTERM)
-        os.kill(replica.process, signal.SIGCONT)  # a paused process would not see the request
+        with contextlib.suppress(ProcessLookupError):  # it may go by itself at any moment
+            os.kill(replica.process, signal.SIGTERM)
+            os.kill(replica.process, signal.SIGCONT)  # a paused process would not see the request
         if self._wait_gone(folder, replica, timeout_s):
             return True
-        self.kill(folder, replica)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(replica.process, signal.SIGKILL)
+        self._await_killed(folder, replica)
         return False
 
     def kill(self, folder: Path, replica: ReplicaLayout) -> None:
         self._signal(folder, replica, signal.SIGKILL)
+        self._await_killed(folder, replica)
+
+    def _await_killed(self, folder: Path, replica: ReplicaLayout) -> None:
         if not self._wait_gone(folder, replica, KILL_TIMEOUT_S):
             raise DriverError(f"replica {replica.replica} was killed and process {replica.process} is still there")
 

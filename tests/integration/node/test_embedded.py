@@ -13,11 +13,15 @@ from replica.node.embedded import MEMORY_LOG_POSITIONS_MAX, EmbeddedPort, Memory
 from replica.wire import typed as wire
 
 OPTIONS = PortOptions()
-HELLO = wire.Hello(wire_version=wire.WIRE_VERSION, nonce=b"0123456789abcdef")
 
 
-async def welcome_of(port: EmbeddedPort, hello: wire.Hello = HELLO):
-    attachment = await port.attach(port.endpoints[0], hello)
+def hello() -> wire.Hello:
+    """The greeting of a client that has not been here."""
+    return wire.Hello(wire_version=wire.WIRE_VERSION, nonce=os.urandom(16))
+
+
+async def welcome_of(port: EmbeddedPort, greeting: wire.Hello | None = None):
+    attachment = await port.attach(port.endpoints[0], greeting or hello())
     frame = await attachment.receive()
     return attachment, frame.welcome
 
@@ -53,7 +57,7 @@ async def test_a_store_in_memory_begins_empty_and_is_gone_with_its_port():
         assert (status.ready, status.revision, status.durability) == (True, 1, "none")
         await port.close()
         with pytest.raises(AttachmentLost):
-            await port.attach(port.endpoints[0], HELLO)
+            await port.attach(port.endpoints[0], hello())
         with pytest.raises(AttachmentLost):
             await attachment.send(wire.ClientFrame())
 
@@ -63,8 +67,8 @@ async def test_a_store_in_a_file_is_there_again(tmp_path):
     session = 0
     for number in range(3):
         port = file_port(url, OPTIONS)
-        hello = wire.Hello(wire_version=wire.WIRE_VERSION, session=session) if session else HELLO
-        attachment, welcome = await welcome_of(port, hello)
+        again = wire.Hello(wire_version=wire.WIRE_VERSION, session=session) if session else hello()
+        attachment, welcome = await welcome_of(port, again)
         session = welcome.session
         assert await put(attachment, number + 1, b"key%d" % number, b"value") == number + 1
         for earlier in range(number + 1):
@@ -76,7 +80,7 @@ async def test_a_file_that_is_open_already_is_not_opened_twice(tmp_path):
     first, second = (file_port(f"file:{tmp_path}/store", OPTIONS) for _ in range(2))
     await welcome_of(first)
     with pytest.raises(AttachmentLost, match="in use"):
-        await second.attach(second.endpoints[0], HELLO)
+        await second.attach(second.endpoints[0], hello())
     await first.close()
     await welcome_of(second)
     await second.close()
@@ -86,7 +90,7 @@ async def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     port = file_port(f"file:{tmp_path}", OPTIONS)
     with pytest.raises(AttachmentLost, match="not empty"):
-        await port.attach(port.endpoints[0], HELLO)
+        await port.attach(port.endpoints[0], hello())
     assert sorted(os.listdir(tmp_path)) == ["notes.txt"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -261,3 +263,26 @@ def test_clients_stay_out_of_containers_whose_clock_is_another(
     assert f"--label {LABEL}={layout.cluster}" in made, "what has no label is not taken away"
     assert f"--ip {place.address}" in made
     assert f"--volume {layout.topology}:{layout.topology}:ro" in made, "the file means the same to a client there"
+
+
+def test_a_replica_that_goes_just_when_it_is_to_be_killed_counts_as_stopped(tmp_path, monkeypatch):
+    replica = ReplicaLayout(replica=1, client="", peer="")
+    home = tmp_path.resolve() / "replica-1"
+    home.mkdir()
+    config = home / "config.toml"
+    config.touch()
+    process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()", str(config)])
+    driver = ProcessDriver()
+    replica.process = process.pid
+    patient = driver._wait_gone
+
+    def too_late(folder: Path, replica: ReplicaLayout, timeout_s: float) -> bool:
+        """It goes after the last look."""
+        monkeypatch.setattr(driver, "_wait_gone", patient)
+        process.wait()
+        return False
+
+    monkeypatch.setattr(driver, "_wait_gone", too_late)
+    driver._await_command_line(tmp_path, replica)
+    assert not driver.stop(tmp_path, replica, 0.0)
+    assert not driver.alive(tmp_path, replica)
