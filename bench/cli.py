@@ -70,7 +70,10 @@ def bench() -> None:
 # ---------------------------------------------------------------------------------------------------------- options
 
 _TARGET_HELP = "What is measured; may be repeated (see `synod bench list`)."
-_PROTOCOL_HELP = "A protocol of Synod by name, or path.py:ATTRIBUTE; may be repeated, or a list with commas."
+_PROTOCOL_HELP = (
+    "A protocol of Synod by name, or path.py:ATTRIBUTE; may be repeated, or a list with commas. A suite that has it "
+    "runs it with its own options."
+)
 
 
 def _common(command: Any) -> Any:
@@ -113,7 +116,7 @@ def _targets(targets: Sequence[str], protocols: Sequence[str], entries: list[Tar
     # Protocols are run on the kinds of cluster that are asked for: real ones, unless only simulated ones are.
     hosts = [target for target in targets if target in PROTOCOL_HOSTS] or ["synod"]
     kept = [entry for entry in entries if entry.target in targets and not (entry.target in PROTOCOL_HOSTS and names)]
-    made = [TargetEntry(target=host, protocol=name) for host in hosts for name in names]
+    made = [entry for host in hosts for name in names for entry in _entries_of(name, host, entries)]
     have = {entry.target for entry in [*kept, *made]}
     made += [
         TargetEntry(target=target, protocol="multipaxos" if target in PROTOCOL_HOSTS else "")
@@ -121,6 +124,14 @@ def _targets(targets: Sequence[str], protocols: Sequence[str], entries: list[Tar
         if target not in have
     ]
     return [*made, *kept]
+
+
+def _entries_of(protocol: str, host: str, entries: list[TargetEntry]) -> list[TargetEntry]:
+    """How the suite runs ``protocol``, with the options that it gives it there; as it is where the suite has it not."""
+    own = [entry for entry in entries if entry.target in PROTOCOL_HOSTS and entry.protocol == protocol]
+    if not own:
+        return [TargetEntry(target=host, protocol=protocol)]
+    return [msgspec.structs.replace(entry, target=host) for entry in own]
 
 
 def _finish_suite(suite: Suite, options: dict[str, Any]) -> Suite:

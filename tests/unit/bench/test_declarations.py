@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from bench.cli import _targets
 from bench.planning import expected_s, plan_suite
-from bench.suite import SECONDS_MIN, SuiteError, available_suites, load_suite, parse_suite, scaled
+from bench.suite import SECONDS_MIN, SuiteError, TargetEntry, available_suites, load_suite, parse_suite, scaled
 from bench.targets.synod import SynodTarget
 from bench.workload import WorkloadError, available_workloads, load_workload, parse_workload
 from replica.consensus.registry import available
@@ -138,6 +139,15 @@ def test_targets_may_be_run_one_after_the_other_each_at_all_of_its_points():
 
 def test_the_quick_suite_has_every_protocol_that_comes_with_the_project():
     assert {entry.protocol for entry in load_suite("quick").targets} == set(available())
+
+
+def test_protocols_that_are_named_run_as_the_suite_runs_them_and_plainly_where_it_does_not():
+    entries = load_suite("wan").targets
+    flexible, partitioned = _targets([], ["fpaxos,my.py:PROTOCOL"], entries)
+    assert (flexible.cluster, flexible.experiments) == ({"options": {"q1": 4, "q2": 2}}, ["wan5"])
+    assert partitioned == TargetEntry(protocol="my.py:PROTOCOL")
+    (simulated,) = _targets(["simulated"], ["fpaxos"], entries)
+    assert (simulated.target, simulated.cluster) == ("simulated", flexible.cluster)
 
 
 def test_a_scaled_experiment_is_shorter_in_all_of_its_times_and_the_same_otherwise():
