@@ -13,7 +13,7 @@ from bench.report.compare import Comparison
 from bench.report.data import ExperimentView, Mark, PointView, Predictor, experiments_of
 from bench.report.disagreement import disagreements, print_disagreements
 from bench.report.settling import Settlement, settlements
-from bench.report.words import interval, number, ratio_text, share_text, verdict_short
+from bench.report.words import gap_text, interval, number, ratio_text, share_text, verdict_short
 from bench.results import Estimate, Folder
 
 __all__ = ["comparison_table", "print_comparison", "print_tables", "table"]
@@ -111,6 +111,8 @@ def print_tables(folder: Folder, console: Console | None = None, predictor: Pred
         settled = [row for point in view.points for row in settlements(point)]
         if settled:
             out.print(settlement_table(view, settled))
+        for run in (run for point in view.points for run in point.usable if run.faults):
+            out.print(f"  {run.deployment.label}: {gap_text(run)}")
         for reason in dict.fromkeys(reason for point in view.points for reason in point.reasons):
             out.print(f"  {reason}", style="red" if any(p.mark in {"violation", "failed"} for p in view.points) else "")
     if predictor is not None:

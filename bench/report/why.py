@@ -10,6 +10,7 @@ from typing import Final
 
 from bench.report.data import CORES_OF_OTHERS, ExperimentView, PointView
 from bench.report.plots import fault_text
+from bench.report.words import gap_text
 from bench.results import Resources, RunResult
 
 __all__ = ["explain"]
@@ -118,7 +119,6 @@ def _faults(run: RunResult) -> Sequence[str]:
     window_s = run.series.window_s
     if run.faults and run.usable:
         found.append(
-            f"{run.deployment.label} ({run.id}): the longest time without a completed operation was "
-            f"{run.summary.gap_s * 1000:,.0f} ms; series are counted in windows of {window_s:g} s."
+            f"{run.deployment.label} ({run.id}): {gap_text(run)}; series are counted in windows of {window_s:g} s."
         )
     return found

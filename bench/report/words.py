@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench.report.data import Mark, PointView
-from bench.results import Estimate
+from bench.results import Estimate, RunResult
 
 __all__ = ["SYMBOLS", "interval", "latency", "number", "ratio_text", "share_text", "verdict_short", "verdict_text"]
 
@@ -83,3 +83,12 @@ def verdict_short(point: PointView) -> str:
     """The same for a narrow column."""
     text = verdict_text(point)
     return text.replace("linearizable (", "").replace(" judged)", "")
+
+
+def gap_text(run: RunResult) -> str:
+    """How long a run with faults stood still at most, and whether what it acknowledged was there afterwards."""
+    gap = f"the longest time without a completed operation was {run.summary.gap_s * 1000:,.0f} ms"
+    verdict = run.verdict
+    if not verdict.good:
+        return gap
+    return f"{gap}; nothing acknowledged was lost, by the {_share(verdict.sampled)} of the operations that were judged"

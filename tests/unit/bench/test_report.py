@@ -358,6 +358,9 @@ def test_the_table_in_a_terminal_has_the_verdict_and_what_must_be_known(small):
     text = out.getvalue()
     assert re.search(r"64 │ b .*2.00× \(2.00–2.00\).*✓ 2%", text)
     assert "no figures" in text
+    assert re.search(
+        r"multipaxos: the longest time without a completed operation was [\d,]+ ms; nothing acknowledged", text
+    )
     assert "no space left on device" in text
 
 
