@@ -211,9 +211,10 @@ class Simulation:
         world.run(plan.chaos_s)
         self._heal()
         recovery = self._settle(LIVENESS_UNITS)
-        # What the clients did not get to in the chaos they do now: a run is not small because it was rough.
+        # What the clients did not get to in the chaos they do now: a run is not small because it was rough, and most of
+        # what was asked in it is answered.
         for client in self.clients:
-            client.hurry(client.profile.operations - client.issued)
+            client.hurry(max(client.profile.operations - client.issued, client.issued - 2 * client.succeeded + 1))
         self._settle(LIVENESS_UNITS * 5)
         if plan.endurance and len(self._members()) == len(self.configuration.members) > 2:
             self._endure(plan.endurance)
