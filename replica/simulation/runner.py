@@ -53,6 +53,9 @@ CALM_AFTER_UNITS: Final = 8.0
 CALM_UNITS: Final = 5.0
 """Election timeouts for which the leader must then stay."""
 
+MAKING_UP_MAX: Final = 4
+"""How often the clients of a healed cluster are asked for what a run still lacks: some of that may fail as well."""
+
 HURRIED: Final = 0.3
 """So many of the changes are asked for before who comes has been taught."""
 
@@ -211,11 +214,7 @@ class Simulation:
         world.run(plan.chaos_s)
         self._heal()
         recovery = self._settle(LIVENESS_UNITS)
-        # What the clients did not get to in the chaos they do now: a run is not small because it was rough, and most of
-        # what was asked in it is answered.
-        for client in self.clients:
-            client.hurry(max(client.profile.operations - client.issued, client.issued - 2 * client.succeeded + 1))
-        self._settle(LIVENESS_UNITS * 5)
+        self._make_up()
         if plan.endurance and len(self._members()) == len(self.configuration.members) > 2:
             self._endure(plan.endurance)
             self._settle(LIVENESS_UNITS)
@@ -226,6 +225,22 @@ class Simulation:
         if self.spec.capabilities.registers:
             self._read_everywhere()
         return self._judge(recovery)
+
+    def _make_up(self) -> None:
+        """Have the clients do what they did not get to in the chaos.
+
+        A run is not small because it was rough, and most of what was asked in it is answered.
+        """
+        for attempt in range(MAKING_UP_MAX):
+            wanting = [
+                max(client.profile.operations - client.issued, client.issued - 2 * client.succeeded + 1)
+                for client in self.clients
+            ]
+            if attempt and max(wanting) <= 0:
+                return
+            for client, operations in zip(self.clients, wanting, strict=True):
+                client.hurry(operations)
+            self._settle(LIVENESS_UNITS * 5)
 
     def _settle(self, units: float) -> float:
         """Let time pass until everything is done; returns how many election timeouts that took. Raises `Violation`."""
