@@ -63,6 +63,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.regions) * self.load.processes
 
     @property
+    def loader(self) -> int:
+        """Which client writes all keys before the run: the first where the leader is to stand, so that with a protocol
+        whose objects have owners they begin in that region; else the first of all."""
+        wanted = self.shape.leader
+        return self.regions.index(wanted) * self.load.processes if wanted in self.regions else 0
+
+    @property
     def prefix(self) -> str:
         """Of all keys: runs may share a cluster, and start from nothing nevertheless."""
         return f"{crc32(f'{self.experiment.name}|{self.point.value}|{self.repetition}'.encode()):08x}/"

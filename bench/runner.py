@@ -558,7 +558,7 @@ class _Bench:
             consistency=plan.shape.consistency,
             fraction=plan.experiment.history.fraction,
             operations_max=plan.experiment.history.operations_max // plan.clients,
-            preload=plan.workload.preload and client == 0,
+            preload=plan.workload.preload and client == plan.loader,
         )
 
     def _account(self, plan: Plan, run: RunResult, found: list[GeneratorResult], window: Window) -> None:

@@ -16,7 +16,6 @@ measured part.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -27,6 +26,7 @@ from bench.load.clients import Client
 from bench.load.measure import Notes, Window
 from bench.load.record import Recorder
 from bench.operations import Planned, Stream
+from replica.transport.timers import FineTimers
 
 PAUSE_AFTER_FAILURE_S: Final = 0.02
 """A worker of a closed loop waits so long after a failure, so that a system that refuses is not flooded."""
@@ -124,13 +124,14 @@ class Driver:
         outstanding: set[asyncio.Task[None]] = set()
         slots = asyncio.Semaphore(in_flight_max)
         clock, end = time.monotonic, self._window.end
-        alarm = Alarm()
+        timers = FineTimers(asyncio.get_running_loop())
         try:
             for intended in arrival_times(rate, arrivals, seed=seed, start=self._window.start):
                 if intended >= end:
                     break
-                if intended > clock():
-                    await alarm.wait(intended)
+                early = intended - clock()
+                if early > 0:
+                    await timers.sleep(max(TICK_S, early))
                 self._notes.offer(intended)
                 await slots.acquire()
                 task = asyncio.ensure_future(self._one(next(operations), intended, slots.release))
@@ -139,7 +140,7 @@ class Driver:
             if outstanding:
                 await asyncio.wait(outstanding)
         finally:
-            alarm.close()
+            timers.close()
 
     async def _one(self, planned: Planned, intended: float, release: Callable[[], None]) -> None:
         started = time.monotonic()
@@ -206,48 +207,3 @@ def arrival_times(rate: float, arrivals: str, *, seed: int, start: float) -> Ite
         yield from times.tolist()
         last = float(times[-1])
         block += 1
-
-
-class Alarm:
-    """Wakes the event loop at a time, to some tens of microseconds; the timers of event loops count milliseconds."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._condition = threading.Condition()
-        self._wanted: tuple[float, asyncio.Future[None]] | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="bench-alarm", daemon=True)
-        self._thread.start()
-
-    async def wait(self, until: float) -> None:
-        """Return at ``until`` of the monotonic clock, or `TICK_S` from now if that is later."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        with self._condition:
-            self._wanted = (until, future)
-            self._condition.notify()
-        await future
-
-    def close(self) -> None:
-        """End the thread."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._condition:
-                while self._wanted is None and not self._closed:
-                    self._condition.wait()
-                if self._closed:
-                    return
-                assert self._wanted is not None
-                until, future = self._wanted
-                self._wanted = None
-            time.sleep(max(TICK_S, until - time.monotonic()))
-            self._loop.call_soon_threadsafe(_wake, future)
-
-
-def _wake(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -485,7 +485,7 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
         made.suptitle(f"{view.title}: over time{at}", x=0.01, ha="left", fontsize=11, fontweight="bold")
         handles = [Line2D([], [], color=palette.colour(label), label=label) for label in view.labels]
         if local:
-            text = "local quorum, by the network alone"
+            text = "local quorum, by the links as measured"
             handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.1, label=text))
         made.legend(handles=handles, loc="outside lower center", ncols=4)
         return made

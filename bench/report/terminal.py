@@ -75,13 +75,13 @@ def settlement_table(view: ExperimentView, rows: Sequence[Settlement]) -> Table:
         made.add_column(view.axis_title, justify="right")
     made.add_column("target")
     made.add_column("region")
-    for name in ("first 10 s, mean ms", "last 10 s", "local quorum"):
+    for name in ("first 10 s, mean ms", "last 10 s", "local quorum", "as measured"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("settled")
     for row in rows:
-        local = "–" if row.local_ms is None else number(row.local_ms)
+        local = ["–" if found is None else number(found) for found in (row.declared_ms, row.local_ms)]
         cells = [f"{row.value}"] if view.axis else []
-        made.add_row(*cells, row.label, row.region, interval(row.first), interval(row.last), local, row.said)
+        made.add_row(*cells, row.label, row.region, interval(row.first), interval(row.last), *local, row.said)
     return made
 
 

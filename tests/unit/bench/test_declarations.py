@@ -108,6 +108,18 @@ def test_what_a_protocol_cannot_do_is_skipped_aloud():
     assert "no reads by lease" in skip.reason
 
 
+@pytest.mark.parametrize(("leader", "region"), [("", "ohio"), ("japan", "japan")])
+def test_keys_are_loaded_where_the_leader_is_to_stand(leader, region):
+    experiment = {
+        "name": "one",
+        "cluster": {"replicas": 5, "topology": "wan5", "leader": leader},
+        "load": {"processes": 2},
+    }
+    plan = plan_suite(parse_suite(suite(experiment))).plans[0]
+    assert [name for name in plan.regions for _ in range(2)][plan.loader] == region
+    assert plan.loader % 2 == 0
+
+
 def test_targets_take_turns_and_begin_in_turn():
     experiment = {"name": "one", "sweep": {"axis": "load.in_flight", "values": [1, 2]}}
     plans = plan_suite(

@@ -14,11 +14,11 @@ from bench.report import Prediction, experiments_of, plots, print_tables, write_
 from bench.report.cli import compare as compare_command
 from bench.report.cli import report as report_command
 from bench.report.compare import Side, compare, incomparable, unpaired_ratio
-from bench.report.settling import settlements
+from bench.report.settling import Settlement, settlements
 from bench.report.style import Palette, rendered
 from bench.report.why import explain
 from bench.report.words import interval, verdict_text
-from bench.results import Estimate, Resources, RunResult, RunVerdict, Series, read_folder
+from bench.results import Estimate, Link, Network, Resources, RunResult, RunVerdict, Series, read_folder
 from tests.unit.bench.folders import (
     availability,
     changed,
@@ -31,6 +31,10 @@ from tests.unit.bench.folders import (
     stages,
     wide,
 )
+
+
+def exactly(mean: float) -> Estimate:
+    return Estimate(mean=mean, low=None, high=None, count=1)
 
 
 def pair(**second: Any) -> list:
@@ -261,6 +265,7 @@ def test_the_first_and_the_last_seconds_of_a_long_run_stand_beside_the_local_quo
     assert [row.first.mean for row in ours] == pytest.approx([43.25, 220.0])
     assert [row.last.mean for row in ours] == pytest.approx([5.0, 220.0])
     assert [row.local_ms for row in ours] == [pytest.approx(0.11 + 10.5), pytest.approx(0.10 + 111.7)]
+    assert [row.declared_ms for row in ours] == [row.local_ms for row in ours], "no link was measured"
     assert [row.said for row in ours] == ["at the local quorum, within 2 ms", "no"]
     assert [row.said for row in others] == ["at most half", "–"]
     page = write_report(read_folder(tmp_path)).read_text()
@@ -268,7 +273,46 @@ def test_the_first_and_the_last_seconds_of_a_long_run_stand_beside_the_local_quo
     assert (tmp_path / "plots" / "moving-regions-over-time.png").exists()
     out = io.StringIO()
     print_tables(read_folder(tmp_path), Console(file=out, width=140))
-    assert re.search(r"wpaxos +│ ohio +│ +43\.[23] │ +5 │ +10\.6 │ at the local quorum", out.getvalue())
+    assert re.search(r"wpaxos +│ ohio +│ +43\.[23] │ +5 │ +10\.6 │ +10\.6 │ at the local quorum", out.getvalue())
+
+
+def test_the_links_as_measured_say_what_a_local_quorum_takes(tmp_path):
+    run = moving("wpaxos", "wpaxos")
+    run.network = Network(
+        topology="wan5",
+        links=[
+            Link(one="virginia", other="ohio", declared_ms=10.5, achieved_ms=12.5),
+            Link(one="california", other="japan", declared_ms=111.7, achieved_ms=215.0),
+            Link(one="japan", other="japan", declared_ms=0.1, achieved_ms=2.0, client=True),
+            Link(one="japan", other="california", declared_ms=111.7, achieved_ms=1.0, client=True),
+            Link(one="japan", other="virginia", declared_ms=152.4, achieved_ms=219.0),
+            Link(one="ohio", other="japan", declared_ms=155.5, achieved_ms=None),
+        ],
+    )
+    [view] = views_of(tmp_path, [run])
+    ohio, japan = settlements(view.points[0])
+    assert [ohio.declared_ms, ohio.local_ms] == pytest.approx([0.11 + 10.5, 0.11 + 12.5])
+    assert [japan.declared_ms, japan.local_ms] == pytest.approx([0.10 + 111.7, 2.0 + 155.5])
+    assert japan.said == "no"
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        (115.0, 116.0, "there from the start"),
+        (115.0, 118.0, "no"),
+        (117.0, 117.0, "no"),
+        (230.0, 113.0, "at the local quorum, within 2 ms"),
+        (240.0, 120.0, "at most half"),
+        (240.0, 121.0, "no"),
+    ],
+)
+def test_a_region_has_settled_when_its_objects_have_come_or_were_there(first, last, said):
+    row = Settlement(
+        label="wpaxos", value="", region="japan", first=exactly(first), last=exactly(last),
+        declared_ms=111.8, local_ms=112.0,
+    )  # fmt: skip
+    assert row.said == said
 
 
 def test_the_ends_of_a_short_run_are_not_compared(tmp_path):
