@@ -21,6 +21,7 @@ from replica.consensus.interface import (
     Reconfigure,
 )
 from replica.consensus.multipaxos import FPAXOS
+from replica.consensus.multipaxos.log import Log
 from replica.consensus.multipaxos.messages import (
     Accept,
     Accepted,
@@ -32,7 +33,9 @@ from replica.consensus.multipaxos.messages import (
     Poll,
     Prepare,
     Promised,
+    Refused,
     Report,
+    TakeOver,
 )
 from replica.consensus.values import NOOP, Batch, Seal, decode_value, encode_batch, encode_seal, is_seal
 
@@ -82,6 +85,34 @@ def test_with_a_batch_of_one_every_operation_has_a_slot_to_itself():
     story[1].propose(b"a", b"b", b"c")
     story.settle()
     assert story[1].core.status().decided == 3
+
+
+def test_slots_of_one_turn_travel_together_as_far_as_a_message_may_go():
+    story = Story(3, options={"batch_max": 1, "chunk_bytes_max": 1000})
+    story.elect(1)
+    heard = story.tap(Accept)
+    story[1].propose(b"a", b"b", b"c")
+    story.settle()
+    assert [(message.first, len(message.values)) for _, to, message in heard if to == 2] == [(1, 3)]
+    heard.clear()
+    story[1].propose(bytes(400), bytes(400), bytes(400), bytes(3000), b"last")
+    story.settle()
+    sizes = [sum(map(len, message.values)) for _, to, message in heard if to == 2]
+    assert all(len(message.values) == 1 or sum(map(len, message.values)) <= 1000 for _, _, message in heard)
+    assert len(sizes) == 4, "two, one, the large one by itself, the last"
+    assert story[1].log[-1] == b"last"
+
+
+def test_a_queue_that_a_command_filled_beyond_its_bound_accepts_no_more():
+    story = Story(3, options={"window_slots": 1, "queue_max": 3, "batch_max": 1})
+    story.elect(1)
+    story.isolate(1)
+    for payload in (b"0", b"1", b"2"):
+        story[1].step(Proposed((Command(payload, count=2),)))
+    assert story[1].core.status().queued == 4
+    assert not story[1].core.status().accepting
+    story[1].step(Proposed((Command(b"3"),)))
+    assert [rejection.command.payload for rejection in story[1].rejections] == [b"3"]
 
 
 def test_batches_are_cut_by_operations_and_by_bytes():
@@ -465,6 +496,34 @@ def test_without_a_named_successor_the_most_advanced_follower_is_chosen():
     assert story[3].leads()
 
 
+def test_only_the_leader_itself_asks_for_a_successor():
+    story = Story(3)
+    story.elect(1)
+    ballot = Ballot(*map(int, story[1].core.status().ballot.split(".")))
+    for stranger in (2, 3):
+        story[5 - stranger].step(Received(stranger, TakeOver(ballot)))
+        story.settle()
+        assert story[5 - stranger].core.status().role == "follower"
+    assert story[1].leads()
+    story[3].step(Received(1, TakeOver(ballot)))
+    story.settle()
+    assert story[3].leads()
+
+
+def test_a_refusal_of_an_earlier_ballot_does_not_depose_nor_does_one_that_knows_no_higher():
+    story = Story(3)
+    story.elect(1)
+    ballot = Ballot(*map(int, story[1].core.status().ballot.split(".")))
+    story[1].step(
+        Received(2, Refused(replace(ballot, round=ballot.round - 1), replace(ballot, round=ballot.round + 9)))
+    )
+    assert story[1].leads()
+    story[1].step(Received(2, Refused(ballot, ballot)))
+    assert story[1].leads()
+    story[1].step(Received(2, Refused(ballot, replace(ballot, round=ballot.round + 9))))
+    assert not story[1].leads()
+
+
 def test_yielding_alone_changes_nothing():
     story = Story(1)
     story[1].yields()
@@ -769,6 +828,13 @@ def test_a_snapshot_that_is_no_news_any_more_is_not_waited_for():
 
 def test_memory_that_is_full_leaves_the_rest_of_the_log_on_disk_until_there_is_room(monkeypatch):
     monkeypatch.setattr("replica.consensus.multipaxos.log.LOAD_BYTES_MAX", 300)
+    held: list[int] = []
+    load = Log._load
+
+    def load_and_look(log: Log) -> None:
+        load(log)
+        held.append(sum(len(entry.value) for entry in log.window.entries.values()))
+
     story = Story(3, options={"batch_max": 1})
     story.elect(1)
     for number in range(40):
@@ -778,9 +844,12 @@ def test_memory_that_is_full_leaves_the_rest_of_the_log_on_disk_until_there_is_r
     story[2].crash(state_survives=False)
     story[2].log.clear()
     story.isolate(2)
+    monkeypatch.setattr(Log, "_load", load_and_look)
     story[2].start()
     story.wait(0.05, only=[2])
     assert story[2].log == story[1].log
+    assert len(held) > 5
+    assert max(held) < 300 + 100, "one value more than there was room for at most"
 
 
 def test_what_was_learned_out_of_order_is_reported_as_decided():
@@ -923,6 +992,19 @@ def test_a_hole_beneath_the_decided_mark_is_corruption():
     del story[1].disk.view["log"][(2).to_bytes(8, "big")]
     with pytest.raises(CorruptRecord, match="no record"):
         story[1].start()
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_a_hole_in_what_a_peer_asks_for_is_corruption(missing):
+    story = Story(3)
+    story.elect(1)
+    for payload in (b"a", b"b", b"c"):
+        story[1].propose(payload)
+        story.settle()
+    story.wait(0.1)
+    del story[1].disk.view["log"][missing.to_bytes(8, "big")]
+    with pytest.raises(CorruptRecord, match="no record"):
+        story[1].step(Received(2, CatchUp(missing)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- reads

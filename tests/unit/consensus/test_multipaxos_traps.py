@@ -433,6 +433,27 @@ def test_a_candidate_that_fetches_slowly_is_not_stuck():
     assert story[3].core.status().ballot == ballot
 
 
+def test_a_candidate_that_can_fetch_nothing_leaves_the_field():
+    story = Story(3)
+    story.elect(1)
+    story.isolate(3)
+    story[1].propose(b"a")
+    story.settle()
+    story.wait(0.1)
+    story[1].crash()
+    story.heal()
+    story.lose = lambda sender, to, message: isinstance(message, Decided)
+    story.elect(3, accepting=False)
+    ballot = story[3].core.status().ballot
+    story.wait(1.5)
+    assert story[3].core.status().ballot == ballot, "two election timeouts are its patience"
+    story.wait(1.0)
+    assert story[3].core.status().ballot != ballot
+    story.lose = lambda sender, to, message: False
+    story.wait(3.0)
+    assert story[2].log == story[3].log == [b"a"]
+
+
 def test_a_member_that_truncated_its_log_provides_a_snapshot_before_anything_is_proposed_there():
     story = Story(3, options={"tail_slots": 0})
     story.elect(1)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from replica.consensus.interface import ConfigurationError
 from replica.consensus.quorums import (
     ENUMERATION_MEMBERS_MAX,
+    Egalitarian,
     FastQuorum,
     Flexible,
     Grid,
@@ -160,6 +161,29 @@ def test_fast_quorums_are_accepted_exactly_when_any_two_meet_within_any_classic_
     else:
         with pytest.raises(ConfigurationError, match=r"classic|fast"):
             FastQuorum(members, classic=classic, fast=fast)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(-1, 4), st.integers(-1, 4))
+@example(3, 1, 1)
+@example(5, 1, 2)
+@example(5, 2, 2)
+@example(3, 2, 1)
+@example(3, 2, 2)
+@example(2, 0, 1)
+def test_the_quorums_of_egalitarian_protocols_are_accepted_exactly_within_the_known_bounds(n, e, f):
+    members = frozenset(range(1, n + 1))
+    if 0 <= e <= f and 2 * f + 1 <= n and 2 * e + f - 1 <= n:
+        quorums = Egalitarian(members, e=e, f=f)
+        assert smallest(quorums, "phase1") == quorums.phase1_size == n - f
+        assert smallest(quorums, "phase2") == quorums.phase2_size == n - f
+        assert quorums.fast_size == n - e
+        assert quorums.phase1(members)
+        assert quorums.phase2(members)
+        assert find_disjoint(quorums) is None
+    else:
+        with pytest.raises(ConfigurationError, match=r"^[ef][:,]"):
+            Egalitarian(members, e=e, f=f)
 
 
 @pytest.mark.parametrize(
