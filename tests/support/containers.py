@@ -35,7 +35,7 @@ def without_image() -> str:
     if reason := without_engine():
         return reason
     if not engine("images", "--quiet", BASE):
-        return f"no base image {BASE} on this machine"
+        return f"no base image {BASE} on this machine (tests/support/base_image.sh pulls it, or makes a stand-in)"
     return "" if sys.version_info[:2] == (3, 11) else "wheels for the image are collected by Python 3.11"
 
 

@@ -115,9 +115,10 @@ class Emulator:
         timeout_s: the machine's whole life. One that outlives it is killed, and waiting on it raises TimeoutError.
         records: a new folder for the machine's logs; by default a temporary one, which is left for inspection.
         exchange: a folder of the host that the guest sees at /exchange; by default `exchange` among the records.
-        own_time: the guest's clock goes by the instructions that its one processor executes (2 ns each) and, while it
+        own_time: the guest's clock goes by the instructions that its one processor executes (1 ns each) and, while it
             has nothing to do, by the host's. A host that is busy with other things makes such a machine slow, and
-            hardly ever late: for tests of what takes how long.
+            hardly ever late: for tests of what takes how long. A second of work in the guest is 10^9 instructions, for
+            which the host takes several seconds: let it wait rather than poll.
         working_folder: a path both sides know; by default the host's current folder.
         writeback: what happens to pages that nobody synced.
         honours_flush: False for a drive that lies about flushes.
@@ -434,7 +435,7 @@ def _qemu_arguments(
     return [
         host.program("qemu-system-x86_64"),
         *("-M", "pc", "-accel", f"tcg,thread={'single' if own_time else 'multi'}", "-cpu", "max"),
-        *(("-icount", "shift=1,sleep=on") if own_time else ()),
+        *(("-icount", "shift=0,sleep=on") if own_time else ()),
         *("-smp", str(cpus), "-m", str(memory_mib)),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-rtc", "base=utc"),
         *("-kernel", str(images.kernel), "-initrd", str(images.initramfs), "-append", append),
