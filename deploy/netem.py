@@ -34,6 +34,7 @@ __all__ = [
     "NO_NETEM",
     "Shaped",
     "block_script",
+    "extend_script",
     "is_missing",
     "probe_script",
     "read_back",
@@ -97,20 +98,35 @@ def is_missing(said: str) -> bool:
 
 
 def shape_script(device: str, peers: Mapping[str, OneWay]) -> str:
-    """Commands that make ``device`` send to each address as its link says, whatever was there before."""
+    """Commands that make ``device`` send to each address as its link says, whatever was there before.
+
+    What is under way then is lost.
+    """
     lines = [
+        "set -e",
         f"tc qdisc del dev {device} root 2>/dev/null || true",
         f"tc qdisc add dev {device} root handle 1: htb default 1",
         f"tc class add dev {device} parent 1: classid 1:1 htb rate {OPEN_BYTES_S}bps quantum 60000",
     ]
-    for index, (address, link) in enumerate(peers.items()):
+    return "\n".join([*lines, *_peers(device, peers, before=0)])
+
+
+def extend_script(device: str, peers: Mapping[str, OneWay], *, before: int) -> str:
+    """Commands that add peers to the ``before`` ones that a script of this module made. Nothing is lost meanwhile."""
+    return "\n".join(["set -e", *_peers(device, peers, before=before)])
+
+
+def _peers(device: str, peers: Mapping[str, OneWay], *, before: int) -> list[str]:
+    lines = []
+    for index, (address, link) in enumerate(peers.items(), start=before):
         minor, host = f"{FIRST_CLASS + index:x}", ipaddress.IPv4Address(address)
+        # Replaced, since a script that was cut short may have left a class without its filter.
         lines += [
-            f"tc class add dev {device} parent 1: classid 1:{minor} htb rate {OPEN_BYTES_S}bps quantum 60000",
-            f"tc qdisc add dev {device} parent 1:{minor} handle {minor}: netem {_netem(link)}",
+            f"tc class replace dev {device} parent 1: classid 1:{minor} htb rate {OPEN_BYTES_S}bps quantum 60000",
+            f"tc qdisc replace dev {device} parent 1:{minor} handle {minor}: netem {_netem(link)}",
             f"tc filter add dev {device} parent 1: protocol ip prio 1 u32 match ip dst {host}/32 flowid 1:{minor}",
         ]
-    return "\n".join(["set -e", *lines])
+    return lines
 
 
 def _netem(link: OneWay) -> str:

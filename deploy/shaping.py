@@ -115,7 +115,8 @@ def shape(
     *,
     access: admin.Access = admin.OPEN,
 ) -> None:
-    """Shape what these replicas send, by the means in ``layout.shaped_by``. Faults that are set stay.
+    """Shape what these replicas send, by the means in ``layout.shaped_by``. Faults that are set stay, and so do links
+    that the kernel shapes as declared.
 
     Raises:
         ShapingError: the kernel does not do what it was told.
@@ -167,12 +168,22 @@ def _shape_kernel(
         return
     whose = f"replica {unit.replica}" if isinstance(unit, ReplicaLayout) else f"clients in {unit.region}"
     wanted = {other.address: link for other, link in links}
-    script = f"{netem.shape_script(driver.device, wanted)}\n{netem.show_script(driver.device)}"
-    shown = driver.in_network(folder, layout, unit, script)
-    try:
-        found = netem.read_back(shown)
-    except ValueError as error:
-        raise ShapingError(f"the network of {whose} cannot be read back: {error}") from None
+    show = netem.show_script(driver.device)
+
+    def read(script: str) -> dict[str, netem.Shaped]:
+        try:
+            return netem.read_back(driver.in_network(folder, layout, unit, script))
+        except ValueError as error:
+            raise ShapingError(f"the network of {whose} cannot be read back: {error}") from None
+
+    # Making a network anew loses what is under way, and every stream that crosses it then waits to send it again.
+    found = read(show)
+    stays = bool(found) and all(address in wanted and not found[address].differs(wanted[address]) for address in found)
+    missing = {address: link for address, link in wanted.items() if not stays or address not in found}
+    if stays and missing:
+        found = read(f"{netem.extend_script(driver.device, missing, before=len(found))}\n{show}")
+    elif missing:
+        found = read(f"{netem.shape_script(driver.device, missing)}\n{show}")
     for address, link in wanted.items():
         wrong = found[address].differs(link) if address in found else "it is not shaped"
         if wrong:

@@ -66,6 +66,7 @@ def assert_close(achieved_ms: float, declared_ms: float, what: object) -> None:
 def test_the_kernel_makes_the_round_trips_that_the_topology_declares(tmp_path: Path) -> None:
     lines = boot(tmp_path, "links", FAR)
     topology = load_topology(FAR)
+    assert said(lines, "lost") == [], "links that are as declared stay when they are shaped again"
     pings = said(lines, "pings")
     assert len(pings) == 5, "three between replicas, two from clients"
     for pair, achieved_ms in pings.items():

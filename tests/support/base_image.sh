@@ -20,9 +20,8 @@ echo "$image cannot be pulled: making a stand-in from Debian's packages"
 # The mirror that this machine uses for Debian itself; other archives in its list have no package called base-files.
 mirror=$(apt-cache policy base-files | awk '$2 ~ /^http/ && $3 ~ /\/main$/ { print $2; exit }')
 root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
+trap 'rm -rf "$root" "$root.log"' EXIT
 debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,iproute2,ca-certificates \
     bookworm "$root" ${mirror:+"$mirror"} >"$root.log" 2>&1 || { tail -n 5 "$root.log" >&2; exit 1; }
-rm -f "$root.log"
 rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 tar -C "$root" -c . | docker import - "$image"

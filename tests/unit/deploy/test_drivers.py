@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -203,6 +204,44 @@ def test_the_kernel_shapes_both_halves_of_the_links_of_clients_in_places(monkeyp
 
     half_ms = topology.round_trip("california", "ohio") / 2
     assert delay(ohio.unit, place.address) == delay("clients", ohio.address) == f"{round(1000 * half_ms)}us"
+
+
+class Kernel(Networked):
+    """Does what it is told to a replica's network, and shows it."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        self.shown: dict[str, dict[str, netem.Shaped]] = {}
+        self.made = 0
+
+    def in_network(self, folder: Path, layout: ClusterLayout, unit: ReplicaLayout | PlaceLayout, script: str) -> str:
+        there = self.shown.setdefault(unit.unit, {})
+        if " root handle" in script:
+            self.made += 1
+            there.clear()
+        netems = re.findall(r"netem .* delay (\d+)us .*rate (\d+)bps", script)
+        for address, (delay_us, rate) in zip(re.findall(r"match ip dst ([\d.]+)/32", script), netems, strict=True):
+            there[address] = netem.Shaped(delay_ms=int(delay_us) / 1000, rate_bytes_s=float(rate))
+        return unit.unit
+
+
+def test_links_that_are_as_declared_are_not_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    topology = load_topology("wan3")
+    layout, driver = in_containers(), Kernel()
+    layout.shaped_by = "netem"
+    monkeypatch.setattr(netem, "read_back", lambda unit: dict(driver.shown[unit]))
+    for number, replica in enumerate(layout.replicas):
+        replica.region = topology.region_of(number)
+    shape(driver, Path(), layout, topology, layout.replicas)
+    shape(driver, Path(), layout, topology, layout.replicas)
+    assert driver.made == 3, "each network once"
+    layout.places = [PlaceLayout(region="california", address=place_address(layout, 0), unit="clients")]
+    shape(driver, Path(), layout, topology, layout.replicas)
+    assert driver.made == 3, "a client that comes is added"
+    assert all(layout.places[0].address in links for links in driver.shown.values())
+    driver.shown[layout.replicas[0].unit][layout.replicas[1].address] = netem.Shaped(delay_ms=1.0)
+    shape(driver, Path(), layout, topology, layout.replicas)
+    assert driver.made == 4, "and what is not as declared is made anew"
 
 
 def test_where_there_is_no_place_for_clients_that_is_said(tmp_path: Path) -> None:

@@ -33,11 +33,17 @@ def test_each_peer_has_a_class_a_netem_and_a_filter_of_its_own() -> None:
     assert script[0] == "set -e"
     assert "tc qdisc add dev eth0 root handle 1: htb default 1" in script
     assert (
-        "tc qdisc add dev eth0 parent 1:10 handle 10: netem limit 100000 delay 25300us 500us distribution normal "
+        "tc qdisc replace dev eth0 parent 1:10 handle 10: netem limit 100000 delay 25300us 500us distribution normal "
         "loss 1.000000% rate 2500000bps" in script
     )
     assert "tc filter add dev eth0 parent 1: protocol ip prio 1 u32 match ip dst 10.201.1.12/32 flowid 1:10" in script
     assert "tc filter add dev eth0 parent 1: protocol ip prio 1 u32 match ip dst 10.201.1.13/32 flowid 1:11" in script
+
+
+def test_peers_that_come_later_get_classes_of_their_own_and_what_is_there_stays() -> None:
+    script = netem.extend_script("eth0", {"10.0.0.9": NEAR}, before=2).splitlines()
+    assert not any(" root" in line for line in script)
+    assert script[-1].endswith("match ip dst 10.0.0.9/32 flowid 1:12")
 
 
 def test_a_link_without_a_limit_states_a_rate_all_the_same_so_that_packets_keep_their_order() -> None:
