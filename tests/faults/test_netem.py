@@ -103,5 +103,6 @@ def test_a_benchmark_on_links_of_the_kernel_finds_the_latencies_of_its_topology(
     assert set(run["put_ms"]) == set(topology.regions.names)
     for region, put_ms in run["put_ms"].items():
         assert_close(put_ms, commit_ms(topology, region, LEADER), region)
+        assert run["slow_ms"][region] <= (1 + 2 * TOLERANCE) * commit_ms(topology, region, LEADER), region
     assert run["verdict"] == ["ok", "agree"]
     assert said(lines, "left") == []
