@@ -116,6 +116,7 @@ def test_the_quorums_of_wpaxos_tolerate_what_they_say():
     assert grid.phase2_size == 4
     assert find_disjoint(grid) is None
     assert Grid.tolerant([[1, 2, 3]], zone_failures=0, member_failures=1).phase1_size == 2
+    assert Grid.tolerant([[1, 2, 3, 4, 5]], zone_failures=0, member_failures=1).phase1_size == 4
     assert Grid.tolerant([[1], [2], [3]], zone_failures=1, member_failures=0).phase2_size == 2
     with pytest.raises(ConfigurationError, match="zone_failures"):
         Grid.tolerant([[1, 2, 3]], zone_failures=-1, member_failures=1)

@@ -66,10 +66,15 @@ MACHINE = Calibration(
     sync_us=700,
     unsynced_us=8,
     log_operation_us=0.1,
-    company=1.2,
+    loop_us=50,
+    busy_frame_us=1.2 * 380,
+    busy_operation_us=1.2 * 4.5,
     steps={"multipaxos/3": STEPS, "multipaxos/5": STEPS, "epaxos/3": STEPS, "abd/3": STEPS, "null/1": ALONE},
 )
 PAXOS = Deployment(protocol="multipaxos")
+COMPANY = 1.2
+FOLLOWING_US = COMPANY * (STEPS.following_turn_us + 2 * MACHINE.loop_us)
+"""A follower's turn, and the two passes of loops on the way to a vote that counts."""
 
 
 def test_throughput_grows_with_what_is_in_flight_and_never_beyond_capacity():
@@ -96,15 +101,15 @@ def test_the_parts_of_an_unhurried_operation_add_up_to_its_latency():
 
 def test_a_leader_waits_for_the_quorum_as_long_as_it_takes_beyond_its_own_sync():
     synced = closed_loop(MACHINE, PAXOS, 1)
-    assert synced.parts_ms["the quorum"] == pytest.approx((1200 + STEPS.following_turn_us - 700) / 1e3)
+    assert synced.parts_ms["the quorum"] == pytest.approx((1200 + FOLLOWING_US - 700) / 1e3)
     many = closed_loop(MACHINE, PAXOS, 101)
-    more = 100 * (1.5 - 0.2 + STEPS.following_operation_us)
+    more = 100 * (1.5 - 0.2 + COMPANY * STEPS.following_operation_us)
     assert many.parts_ms["the quorum"] - synced.parts_ms["the quorum"] == pytest.approx(more / 1e3)
 
 
 def test_without_syncs_an_operation_waits_for_the_round_alone():
     unsynced = closed_loop(MACHINE, msgspec.structs.replace(PAXOS, durability="none"), 1)
-    assert unsynced.parts_ms["the quorum"] == pytest.approx((200 + STEPS.following_turn_us) / 1e3)
+    assert unsynced.parts_ms["the quorum"] == pytest.approx((200 + FOLLOWING_US) / 1e3)
     assert unsynced.latency_ms < closed_loop(MACHINE, PAXOS, 1).latency_ms
 
 
@@ -121,16 +126,28 @@ def test_unbatched_commands_cost_the_replicas_but_share_turns_and_syncs():
     assert closed_loop(MACHINE, single, 1) == closed_loop(MACHINE, PAXOS, 1)
     together, apart = closed_loop(MACHINE, PAXOS, 256), closed_loop(MACHINE, single, 256)
     more = {name: apart.parts_ms[name] - part for name, part in together.parts_ms.items()}
-    assert more["client and one replica"] == pytest.approx(255 * MACHINE.served_command_us / 1e3)
+    in_company_us = (COMPANY - 1) * MACHINE.node_command_us
+    assert more["client and one replica"] == pytest.approx(255 * (MACHINE.served_command_us + in_company_us) / 1e3)
     assert more["protocol"] < 0.1
     assert more["the quorum"] < 0.1
     assert capacity(MACHINE, single) < capacity(MACHINE, PAXOS)
 
 
+def test_work_costs_more_where_there_are_more_processes_than_cores():
+    roomy = msgspec.structs.replace(MACHINE, cores=4)
+    assert MACHINE.company(2, 64) == 1
+    assert MACHINE.company(3, 64) == pytest.approx(COMPANY)
+    served = [closed_loop(machine, PAXOS, 64).parts_ms["client and one replica"] for machine in (MACHINE, roomy)]
+    work_us = 380 + 64 * 4.5
+    assert served[0] - served[1] == pytest.approx((COMPANY - 1) * work_us / 1e3)
+    unmeasured = msgspec.structs.replace(MACHINE, busy_frame_us=0.0, busy_operation_us=0.0)
+    assert unmeasured.company(4, 64) == 1
+
+
 def test_two_phases_wait_for_two_rounds():
     writes = closed_loop(MACHINE, msgspec.structs.replace(PAXOS, protocol="abd"), 1)
     one = closed_loop(MACHINE, PAXOS, 1)
-    another_round_ms = (1200 + STEPS.following_turn_us) / 1e3
+    another_round_ms = (1200 + FOLLOWING_US) / 1e3
     assert writes.latency_ms - one.latency_ms == pytest.approx(another_round_ms)
 
 
