@@ -197,7 +197,12 @@ class Simulation:
         return host
 
     def _directory(self) -> list[ReplicaId]:
-        return [replica for replica in self.configuration.replicas if not self.hosts[replica].retired]
+        """Whom clients may ask: once all is healed, nobody that stopped for good, for it refuses connections."""
+        return [
+            replica
+            for replica in self.configuration.replicas
+            if not (self.hosts[replica].retired or (self.healed and self.hosts[replica].stopped))
+        ]
 
     # ------------------------------------------------------------------------------------------------------------ run
 

@@ -13,6 +13,7 @@ from typing import Final
 from replica.consensus.interface import Discard, Frontier, Put, ReplicaId, SnapshotWish
 
 from .execution import Execution
+from .instance import Space
 from .instances import Instances
 from .messages import (
     FLOOR_KEY,
@@ -58,6 +59,8 @@ class CatchUps:
         """How far others are, as far as they have told since the start."""
         self._stuck: list[tuple[int, float]] = [(0, 0.0)] * len(core.members)
         """By rank: where the decided ones end, and since when."""
+        self._asked: list[int] = [0] * len(core.members)
+        """By rank: the number from which on the others were asked last."""
         self._wished_at: float | None = None
         self._wished: list[int] = []
 
@@ -84,7 +87,7 @@ class CatchUps:
                 if ahead and space.decided - space.executed < FETCH_AHEAD_MAX and not self._awaits_snapshot:
                     self._stuck[rank] = (space.decided, core.now)
                     peer = ahead[core.randomness.randrange(0, len(ahead))]
-                    core.tell(peer, Fetch(space.replica, space.decided + 1))
+                    self._fetch(peer, space)
 
     def on_progress(self, sender: ReplicaId, message: Progress) -> None:
         """How far a peer is. It may have gone back: the last word holds."""
@@ -99,6 +102,10 @@ class CatchUps:
             and self._core.now < self._wished_at + SNAPSHOT_PATIENCE_S
             and any(wished > done for wished, done in zip(self._wished, self._instances.executed, strict=True))
         )
+
+    def _fetch(self, peer: ReplicaId, space: Space) -> None:
+        self._asked[space.rank] = space.decided + 1
+        self._core.tell(peer, Fetch(space.replica, space.decided + 1))
 
     def on_fetch(self, sender: ReplicaId, message: Fetch) -> None:
         """Answer with what is decided here."""
@@ -156,8 +163,11 @@ class CatchUps:
             self._rounds.learned(instance, entry.noop, entry.dependencies)
         if message.entries:
             known = self._peers.get(sender, core.nothing)[space.rank]
-            if message.first <= space.decided < known and space.decided - space.executed < FETCH_AHEAD_MAX:
-                core.tell(sender, Fetch(message.space, space.decided + 1))
+            more = message.first <= space.decided < known and space.decided - space.executed < FETCH_AHEAD_MAX
+            # Only what was asked for last leads on: did every copy of an answer, a network that repeats some messages
+            # would be filled with the questions and answers that each brings about.
+            if more and message.first == self._asked[space.rank]:
+                self._fetch(sender, space)
         elif not space.has_executed(message.first) and message.first <= message.floor[space.rank]:
             self._wish(sender, message.floor)
 

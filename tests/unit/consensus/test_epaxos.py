@@ -11,6 +11,7 @@ from replica.consensus.epaxos import PROTOCOL, interference, rounds
 from replica.consensus.epaxos.messages import (
     Accept,
     Commit,
+    Fetch,
     Fetched,
     PreAccept,
     PreAccepted,
@@ -31,6 +32,7 @@ from replica.consensus.interface import (
     PeerReset,
     ProtocolSpec,
     ReadRequested,
+    Received,
     Reconfigure,
     Yield,
     validate_configuration,
@@ -618,6 +620,28 @@ def test_a_replica_that_missed_decisions_fetches_them():
     for _, _, message in heard:
         assert len(message.entries) <= 1 or sum(len(entry.value) for entry in message.entries) <= 300
     assert story[3].image.writes[b"x"] == story[1].image.writes[b"x"]
+
+
+def test_a_copy_of_an_answer_brings_about_no_further_question():
+    story = Gathering(3, options={"chunk_bytes_max": 1, "batch_max": 1})
+    story.isolate(3)
+    for number in range(12):
+        story[1].propose_commands(write(b"%d" % number, b"x"))
+    story.settle()
+    story.heal()
+    questions = 0
+
+    def repeat_answers(sender, to, message):
+        nonlocal questions
+        questions += isinstance(message, Fetch)
+        if isinstance(message, Fetched):
+            story[to].step(Received(sender, message))
+        return False
+
+    story.lose = repeat_answers
+    story.wait(2)
+    assert story[3].image.writes[b"x"] == story[1].image.writes[b"x"]
+    assert questions <= 12 + 2, "one for each chunk, not twice as many with every answer"
 
 
 def test_a_replica_that_missed_everything_takes_a_snapshot():
