@@ -278,6 +278,8 @@ class Resources(msgspec.Struct, kw_only=True):
     cpu_system_s: float = 0.0
     memory_bytes: int = 0
     disk_written_bytes: int = 0
+    """As Linux counts it: what was dirtied in its cache. Where a file system caches large folios (ext4 from Linux 6.16
+    on) a page that is written counts as its whole folio, several times what reaches the device."""
     disk_read_bytes: int = 0
     network_sent_bytes: int = 0
     network_received_bytes: int = 0

@@ -17,7 +17,10 @@ state machine               applying runs to LMDB, commits of the state included
 log                         commits of the log without syncs, few and many operations in one (`bench.micro_log`)
 steps                       the protocol's own steps: a turn of a replica that was asleep; further commands and
                             operations in a turn (`steps`)
-company                     the state machine again, alone and then once for each core at the same time
+loop                        what one replica by itself spends on an operation beside its frames, its commit and its
+                            steps, by turn
+busy                        a replica by itself and its client again, beside as many such pairs as make more processes
+                            than there are cores: processor time of both
 ==========================  =========================================================================================
 
 Costs by operation, by command and by batch are separated by least squares over batches of several sizes. The runs by
@@ -32,7 +35,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import multiprocessing
 import os
 import re
 import statistics
@@ -52,15 +54,10 @@ from bench import micro_kv, micro_log, micro_round, micro_transport
 from bench.results import RunResult, read_folder, this_machine, timestamp
 from bench.runner import Settings, run_suite
 from bench.suite import ClusterShape, Experiment, HistoryOptions, Load, Suite, Sweep, TargetEntry
-from replica.consensus.interface import Command
-from replica.kv.machine import StateMachine
-from replica.kv.memory import MemoryStore
-from replica.kv.operations import OpenSession
-from replica.kv.runs import encode_operations, pack_payload
 
 from .errors import ModelError
 from .steps import measure_steps
-from .system import FORMAT, RUN_OPERATIONS_MAX, Calibration, RoundCosts, StepCosts
+from .system import FORMAT, RUN_OPERATIONS_MAX, TURNS, Calibration, RoundCosts, StepCosts
 
 __all__ = [
     "BUSY_SHARE",
@@ -267,64 +264,103 @@ class _Silent:
     def says(self, text: str) -> None: ...
 
 
-def _serving(seconds: float, folder: Path) -> dict[str, float]:
-    """One replica that decides alone, under one client: latency and processor time by batch, synced and not."""
-    load_ = Load(seconds=max(0.3, seconds / 2), warm_up_s=0.3, cool_down_s=0.05)
-
-    def experiment(name: str, counts: Sequence[int], **cluster: Any) -> Experiment:
-        return Experiment(
-            name=name,
-            workload="writes",
-            changes={"value.bytes": VALUE_BYTES},
-            sweep=Sweep(axis="load.in_flight", values=list(counts)),
-            load=load_,
-            cluster=ClusterShape(replicas=1, **cluster),
-            history=HistoryOptions(fraction=0.0),
-        )
-
-    suite = Suite(
+def _suite_of_one(load_: Load, *experiments: tuple[str, Sequence[int], Mapping[str, Any]]) -> Suite:
+    """One replica that decides alone, under one client that writes: for each experiment so many in flight in turn."""
+    return Suite(
         name="serving",
         repetitions=1,
         targets=[TargetEntry(target="synod", protocol="null")],
         experiments=[
-            experiment("synced", BATCHES),
-            experiment("unbatched", (UNBATCHED,), batch_max=1),
-            experiment("unsynced", BATCHES, durability="none"),
+            Experiment(
+                name=name,
+                workload="writes",
+                changes={"value.bytes": VALUE_BYTES},
+                sweep=Sweep(axis="load.in_flight", values=list(counts)),
+                load=load_,
+                cluster=ClusterShape(replicas=1, **cluster),
+                history=HistoryOptions(fraction=0.0),
+            )
+            for name, counts, cluster in experiments
         ],
     )
-    home = folder / "serving"
-    asyncio.run(run_suite(suite, Settings(folder=home, ceilings=False), _Silent()))
-    runs = {(run.experiment, run.load["in_flight"]): run for run in read_folder(home).runs}
-    for run in runs.values():
-        if run.failure is not None:
-            raise ModelError(f"calibration: a replica by itself could not be measured: {run.failure.reason}")
 
-    def of(run: RunResult) -> tuple[float, float, float]:
-        """Latency, and processor time of client and replica, of a whole batch."""
-        batch = float(run.load["in_flight"])
-        begin, end = run.measured_s
-        operations = run.summary.throughput * (end - begin)
-        # A generator's account covers warming up and cooling down as well.
-        issued = run.summary.throughput * (end + load_.cool_down_s)
-        spent = {used.role == "generator": used.cpu_user_s + used.cpu_system_s for used in _processes(run)}
-        return (
-            run.summary.mean_ms * 1e3,
-            spent[True] / issued * batch * 1e6,
-            spent[False] / operations * batch * 1e6,
-        )
 
+def _served(suite: Suite, homes: Sequence[Path]) -> list[dict[tuple[str, int], RunResult]]:
+    """The runs of a suite by experiment and operations in flight; done in each of ``homes`` at the same time.
+
+    Raises `ModelError`.
+    """
+
+    async def all_at_once() -> None:
+        await asyncio.gather(*(run_suite(suite, Settings(folder=home, ceilings=False), _Silent()) for home in homes))
+
+    asyncio.run(all_at_once())
+    found = []
+    for home in homes:
+        runs = {(run.experiment, run.load["in_flight"]): run for run in read_folder(home).runs}
+        for run in runs.values():
+            if run.failure is not None:
+                raise ModelError(f"calibration: a replica by itself could not be measured: {run.failure.reason}")
+        found.append(runs)
+    return found
+
+
+def _batch_costs(run: RunResult) -> tuple[float, float, float]:
+    """Latency, and processor time of client and replica, of a whole batch; µs."""
+    batch = float(run.load["in_flight"])
+    begin, end = run.measured_s
+    operations = run.summary.throughput * (end - begin)
+    # A generator's account covers warming up and cooling down as well.
+    issued = run.summary.throughput * (end + float(run.load["cool_down_s"]))
+    spent = {used.role == "generator": used.cpu_user_s + used.cpu_system_s for used in _processes(run)}
+    return (
+        run.summary.mean_ms * 1e3,
+        spent[True] / issued * batch * 1e6,
+        spent[False] / operations * batch * 1e6,
+    )
+
+
+def _serving(seconds: float, folder: Path) -> dict[str, float]:
+    """One replica that decides alone, under one client: latency and processor time by batch, synced and not."""
+    load_ = Load(seconds=max(0.3, seconds / 2), warm_up_s=0.3, cool_down_s=0.05)
+    suite = _suite_of_one(
+        load_,
+        ("synced", BATCHES, {}),
+        ("unbatched", (UNBATCHED,), {"batch_max": 1}),
+        ("unsynced", BATCHES, {"durability": "none"}),
+    )
+    (runs,) = _served(suite, [folder / "serving"])
     found = {}
     for experiment_name, names in (("synced", ("synced", "client", "node")), ("unsynced", ("served", "", ""))):
-        measured = [(float(count), of(runs[experiment_name, count])) for count in BATCHES]
+        measured = [(float(count), _batch_costs(runs[experiment_name, count])) for count in BATCHES]
         for place, name in enumerate(names):
             if name:
                 frame, operation = _line([(batch, costs[place]) for batch, costs in measured])
                 found[f"{name}_frame_us"], found[f"{name}_operation_us"] = frame, operation
-    latency, _, node = of(runs["unbatched", UNBATCHED])
+    latency, _, node = _batch_costs(runs["unbatched", UNBATCHED])
     for name, constant, whole in (("synced", "served", latency), ("node", "node", node)):
         alone = found[f"{name}_frame_us"] + UNBATCHED * found[f"{name}_operation_us"]
         found[f"{constant}_command_us"] = max(0.0, (whole - alone) / (UNBATCHED - 1))
     return found
+
+
+def _busy(seconds: float, folder: Path, *, pairs: int) -> dict[str, float]:
+    """Processor time of a client and of its one replica together, so many such pairs at work at the same time."""
+    # The pairs do not begin at quite the same moment, which matters less in a longer run.
+    load_ = Load(seconds=max(0.3, seconds), warm_up_s=0.5, cool_down_s=0.25)
+    runs = _served(_suite_of_one(load_, ("busy", BATCHES, {})), [folder / f"busy-{pair}" for pair in range(pairs)])
+    costs = [(float(count), sum(_batch_costs(each["busy", count])[1:])) for each in runs for count in BATCHES]
+    frame, operation = _line(costs)
+    return {"busy_frame_us": frame, "busy_operation_us": operation}
+
+
+def _loop(found: Mapping[str, Any]) -> float:
+    """What a replica by itself spends on a batch of one beside frames, commit and steps, by turn; µs."""
+    steps = found["steps"]["null/1"].leading_turn_us
+    commit = found["synced_rounds"]["1"].leading_us
+    frames = found["frame_in_us"] + found["frame_out_us"]
+    rest = found["node_frame_us"] + found["node_operation_us"] - found["apply_command_us"] - frames - commit - steps
+    return max(0.0, float(rest)) / TURNS
 
 
 def _processes(run: RunResult) -> list[Any]:
@@ -379,50 +415,10 @@ def _synced_rounds(seconds: float, folder: Path) -> dict[str, RoundCosts]:
             operation_us=max(0.0, more / (RUN_OPERATIONS_MAX - 1)),
             leading_us=small.leading_us,
             following_us=small.following_us,
+            leading_operation_us=max(0.0, large.leading_us - small.leading_us) / (RUN_OPERATIONS_MAX - 1),
+            following_operation_us=max(0.0, large.following_us - small.following_us) / (RUN_OPERATIONS_MAX - 1),
         )
     return found
-
-
-def _applying(connection: Connection, puts: int) -> None:
-    """Apply puts in memory when told to; answer with the processor µs of one."""
-    load_ = micro_kv.Load(puts=puts, keys=1_000, value_bytes=VALUE_BYTES)
-    decided = micro_kv.commands(load_.runs(128))
-    connection.send("ready")
-    while connection.recv() == "go":
-        machine = StateMachine(MemoryStore())
-        machine.apply(1, (Command(pack_payload(0, encode_operations([OpenSession(b"calibration")]))),))
-        began = time.process_time_ns()
-        micro_kv.apply_all(machine, decided, compacting=False)
-        connection.send((time.process_time_ns() - began) / puts / 1e3)
-
-
-def _company(puts: int, cores: int) -> float:
-    """How much more processor time the same work takes with every core busy."""
-    context = multiprocessing.get_context("spawn")
-    workers = []
-    for _ in range(cores + 1):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_applying, args=(theirs, puts), daemon=True)
-        process.start()
-        workers.append((process, ours))
-    try:
-        for _, pipe in workers:
-            pipe.recv()
-        alone, together = [], []
-        for _ in range(5):
-            workers[0][1].send("go")
-            alone.append(workers[0][1].recv())
-            for _, pipe in workers:
-                pipe.send("go")
-            together.append(statistics.fmean(pipe.recv() for _, pipe in workers))
-        for process, pipe in workers:
-            pipe.send("stop")
-            process.join(10)
-    finally:
-        for process, _ in workers:
-            process.kill()
-    factor: float = statistics.median(together) / statistics.median(alone)
-    return max(1.0, factor)
 
 
 def _steps(protocols: Mapping[str, Iterable[int]], turns: int, report: Report) -> dict[str, StepCosts]:
@@ -492,10 +488,11 @@ def measure_pass(
         found |= _state_machine(puts, Path(name))
         report("commits of the log")
         found |= _log(seconds, Path(name))
-        report("a busy machine")
-        found["company"] = _company(puts, cores)
+        report("the same beside another such pair")
+        found |= _busy(seconds, Path(name), pairs=max(2, (cores + 2) // 2))
         # What one replica by itself does of its own accord is in what it was measured to take.
         found["steps"] = _steps({**protocols, "null": (1,)}, max(60, int(200 * seconds)), report)
+        found["loop_us"] = _loop(found)
     found["others_cores"] = (found["others_cores"] + others_cores()) / 2
     return Calibration(created=timestamp(), machine=describe_machine(), cores=cores, value_bytes=VALUE_BYTES, **found)
 

@@ -27,8 +27,12 @@ An open loop at rate R is a bulk service: what arrives while a frame is unanswer
 fixed point of b = max(1, R·path(b)), and whoever meets an unanswered frame (the share p = RTe^{RT}/(1 + RTe^{RT}) of
 Poisson arrivals, T = path(b)) waits for half of T in the mean.
 
-``company`` says how much more processor time the same work takes when every core is busy: caches and the two threads
-of a core are shared as well.
+A replica's loop around its turns (``loop``: events gathered, effects carried out) is paid by each replica of a cluster:
+once by a follower on a write's way and once more by the leader for the votes, and by both again for what follows.
+
+``company`` says how much more processor time the same work takes where there are more processes than cores: whoever is
+woken finds the caches full of what another did meanwhile, and the two threads of a core share it. Rounds were measured
+in company; all else is multiplied by it.
 
 Assumptions: every process runs one Python thread; all processes of one machine share ``cores`` and one disk, in several
 regions as well. Constants come from `calibration`.
@@ -61,10 +65,13 @@ __all__ = [
     "open_loop",
 ]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 RUN_OPERATIONS_MAX: Final = 512
 """The operations that a client puts in one run at most."""
+
+TURNS: Final = 2
+"""Of a replica's loop in a round: what a frame brings and what is durable then."""
 
 ROUNDS_MAX: Final = 200
 """After so many a fixed point is as near as it will come."""
@@ -110,6 +117,9 @@ class RoundCosts(msgspec.Struct, frozen=True, kw_only=True):
     leading_us: float
     following_us: float
     """Processor time at the replica that asks, and at each that answers."""
+    leading_operation_us: float = 0.0
+    following_operation_us: float = 0.0
+    """What each further operation of 128 bytes adds to it."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,10 +170,22 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     unsynced_us: float
     log_operation_us: float
     """A commit without syncing, and each further operation in it."""
-    company: float = 1.0
-    """Processor time on a busy machine over that on an idle one."""
+    loop_us: float = 0.0
+    """Processor time of a replica's loop around one turn, beside frames, syncs and the protocol's steps."""
+    busy_frame_us: float = 0.0
+    busy_operation_us: float = 0.0
+    """Processor time of client and replica together with as many others at work as there are cores; 0: as without."""
     steps: Mapping[str, StepCosts] = {}
     """By ``protocol/replicas``."""
+
+    def company(self, processes: int, operations: float) -> float:
+        """How many times the processor time that work takes by itself it takes among so many processes."""
+        if processes <= self.cores:
+            return 1.0
+        alone = self.client_frame_us + self.node_frame_us
+        alone += operations * (self.client_operation_us + self.node_operation_us)
+        busy = self.busy_frame_us + operations * self.busy_operation_us
+        return max(1.0, busy / alone)
 
     def round_of(self, replicas: int, answers: int, operations: float, *, synced: bool) -> tuple[float, float, float]:
         """When so many of the others have answered, and the processor time of the asker and of one other; µs.
@@ -180,7 +202,9 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         costs, more = measured[nearest], (replicas - nearest) * self.frame_out_us
         answered = costs.answered_us[min(max(answers, 1), len(costs.answered_us)) - 1]
         answered += (operations - 1) * costs.operation_us
-        return max(self.hop_us, answered + more), max(self.frame_out_us, costs.leading_us + more), costs.following_us
+        leading = costs.leading_us + (operations - 1) * costs.leading_operation_us
+        following = costs.following_us + (operations - 1) * costs.following_operation_us
+        return max(self.hop_us, answered + more), max(self.frame_out_us, leading + more), following
 
     def steps_of(self, protocol: str, replicas: int) -> StepCosts:
         """Measured for that many replicas, or for the nearest number. Raises `ModelError`."""
@@ -277,9 +301,11 @@ def _costs(constants: Calibration, deployment: Deployment, batch: float, *, writ
     commands = batch if protocol in WITHOUT_BATCH else max(1.0, batch / deployment.batch_max)
     steps = constants.steps_of(protocol, n)
     alone = constants.steps["null/1"].leading_us(commands, batch) if "null/1" in constants.steps else 0.0
-    leading = max(0.0, steps.leading_us(commands, batch) - alone)
-    following = steps.following_us(commands, batch)
-    applying = commands * constants.apply_command_us + batch * constants.apply_operation_us
+    company = constants.company(n + 1, batch)
+    loop = company * constants.loop_us if n > 1 else 0.0
+    leading = company * max(0.0, steps.leading_us(commands, batch) - alone)
+    following = company * steps.following_us(commands, batch)
+    applying = company * (commands * constants.apply_command_us + batch * constants.apply_operation_us)
     # Bytes beyond what the times by operation were measured with cost both ends of the client's frame; those of a
     # frame to the others are paid by the leader's loop for each, and by the one that takes it in.
     way = batch * max(0.0, deployment.value_bytes - constants.value_bytes) * constants.byte_us
@@ -293,6 +319,8 @@ def _costs(constants: Calibration, deployment: Deployment, batch: float, *, writ
     client = constants.client_frame_us + batch * constants.client_operation_us + way / 2
     node = constants.node_frame_us + batch * constants.node_operation_us + way / 2
     node += (commands - 1) * constants.node_command_us
+    served += (company - 1) * (client + node)
+    client, node = company * client, company * node
 
     answers = shape.quorum - 1
     phases = max(1.0, shape.phases) if answers else 0.0
@@ -306,24 +334,26 @@ def _costs(constants: Calibration, deployment: Deployment, batch: float, *, writ
     if answers:
         # Rounds were measured with the bytes of one operation, or synced with those of all.
         carried = (peers + 1) * to_peer if not synced else 0.0
-        reached = answered + carried + following * at_once
+        reached = answered + carried + (loop + following) * at_once + loop
         vote = max(0.0, phases * reached - commit)
         asking = max(0.0, asking - committing)
     crowd = 0.0
     if together and peers:
         rate = min(1.0, constants.cores / n)
         # Until they are through with it, the leader's work and the client's proceed at that rate.
-        crowd = applying * (constants.company / rate - 1)
+        crowd = applying * (1 / rate - 1)
     parts = {
         "client and one replica": served,
         "protocol": leading,
         "the quorum": vote,
         "the others' state machines": max(0.0, crowd),
     }
-    logged = (0.0 if synced else constants.unsynced_us) + (batch - 1) * constants.log_operation_us if writes else 0.0
-    work = client + node + leading + phases * (asking + peers * (answering + 2 * to_peer))
-    work += peers * (following + applying + logged)
-    return _Costs(parts=parts, work=work, leader=node + leading + phases * asking, commit=commit)
+    logged = constants.unsynced_us + (batch - 1) * constants.log_operation_us if writes and not synced else 0.0
+    carrying = 0.0 if synced else 2 * to_peer
+    looping = TURNS * loop * phases
+    work = client + node + leading + looping + phases * (asking + peers * (answering + carrying))
+    work += peers * (following + applying + logged + looping)
+    return _Costs(parts=parts, work=work, leader=node + leading + looping + phases * asking, commit=commit)
 
 
 def _network(deployment: Deployment) -> list[placement.NetworkTime]:
@@ -413,7 +443,7 @@ def closed_loop(constants: Calibration, deployment: Deployment, in_flight: float
     rates = [share / latency * 1e3 for latency in latencies]
     limit = "path"
     work = sum(flow.work_us * rate for flow, rate in zip(flows, rates, strict=True)) / sum(rates)
-    possible = constants.cores * 1e6 / (work * constants.company)
+    possible = constants.cores * 1e6 / work
     if sum(rates) > possible:
         # The cores are the limit: everybody waits longer by the same time, until they carry no more than they can.
         limit = "cores"
@@ -458,7 +488,7 @@ def capacity(constants: Calibration, deployment: Deployment) -> float:
     def costs(writes: bool) -> _Costs:
         return _costs(constants, deployment, largest, writes=writes)
 
-    by_cores = constants.cores * 1e6 * largest / (_mixed(deployment, lambda w: costs(w).work) * constants.company)
+    by_cores = constants.cores * 1e6 * largest / _mixed(deployment, lambda w: costs(w).work)
     by_leader = 1e6 * largest / _mixed(deployment, lambda w: costs(w).leader + costs(w).commit)
     return min(by_cores, by_leader)
 
