@@ -40,8 +40,8 @@ MODULES = ("veth", "bridge", "sch_htb", "sch_netem", "cls_u32")
 PINGS = 5
 ROUNDS_MAX = 12
 TOLERANCE = 0.05
-"""What an emulated processor, and a host that wakes it late, may add: 3 to 5 ms of 500 to 1500 were seen on a host with
-twice as much to do as it has cores."""
+"""What an emulated processor, and a host that wakes it late, may add: 3 to 7 ms of 500 to 1500 were seen on a host with
+up to five times as much to do as it has cores."""
 
 
 POLL_S = 0.5
