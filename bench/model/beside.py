@@ -10,6 +10,7 @@ inserts and the metadata mix (operations of many kinds), protocols that were not
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -168,7 +169,6 @@ def _deployment(run: RunResult) -> Deployment | None:
         return None
     topology = _topology(run)
     options = run.deployment.options
-    locality = None
     conflict = 0.0
     if isinstance(table := run.workload.get("conflict"), dict):
         conflict = float(table.get("percent", 0.0)) / 100
@@ -183,10 +183,27 @@ def _deployment(run: RunResult) -> Deployment | None:
         q2=int(options["q2"]) if "q2" in options else None,
         zone_failures=zone_failures_of(options, topology, run.deployment.replicas),
         conflict=conflict,
-        locality=locality,
+        locality=_locality(run),
+        # The keys that clients contend for are in one place; keys that all use are where they were used last.
+        spread=not isinstance(run.workload.get("conflict"), dict),
         write_share=shares.get("write", 0.0),
         value_bytes=int(value.get("bytes", 128)) if isinstance(value, dict) else 128,
     )
+
+
+def _locality(run: RunResult) -> float | None:
+    """The share of operations on objects that are owned where the client is, once they have moved there.
+
+    Clients with keys of their own find them at home but for the conflicts (None). Of keys that all regions use alike
+    each region comes to own its share. Keys around a mean for each region (normal, the means evenly spread) belong to
+    whoever's mean is nearest.
+    """
+    if isinstance(run.workload.get("conflict"), dict):
+        return None
+    regions = max(1, len(run.regions))
+    if isinstance(table := run.workload.get("locality"), dict):
+        return math.erf(0.5 / regions / (float(table["deviation"]) * math.sqrt(2)))
+    return 1 / regions
 
 
 def _shares(run: RunResult) -> dict[str, float]:

@@ -74,15 +74,17 @@ def network_ms(
     conflict: float = 0.0,
     locality: float | None = None,
     owner: str | None = None,
+    spread: bool = False,
     write_share: float = 1.0,
     disagreement: float = 0.0,
 ) -> list[NetworkTime]:
     """The network's share of the latency for clients in each region of ``topology``. Raises `ModelError`.
 
     ``leader``: the leader's region (default: the first). ``owner``: the region that owns what is not local (default:
-    the leader's). ``locality`` l in [0, 1]: the share of operations on objects owned where the client is; by default
-    1 − ``conflict``. ``disagreement``: the share of ABD's reads that write back. A read of a leader is confirmed by a
-    round to its quorum, so reads and writes cost a leader-based protocol the same.
+    the leader's); with ``spread``, the other regions do, evenly. ``locality`` l in [0, 1]: the share of operations on
+    objects owned where the client is; by default 1 − ``conflict``. ``disagreement``: the share of ABD's reads that
+    write back. A read of a leader is confirmed by a round to its quorum, so reads and writes cost a leader-based
+    protocol the same.
     """
     if protocol not in PROTOCOLS:
         raise ModelError(f"protocol: the model knows no {protocol!r} (it knows: {', '.join(PROTOCOLS)})")
@@ -113,10 +115,18 @@ def network_ms(
             waited = phases * wan_ms(_peers(topology, placed, nearest), replicas // 2 + 1)
         else:
             failures = zone_failures if protocol == "wpaxos" else 0
-            here = _zone_quorum_ms(topology, placed, placed[nearest], failures)
-            there = _zone_quorum_ms(topology, placed, own, failures)
-            remote = 0.0 if placed[nearest] == own else 1 - local
-            to_leader = near_ms + remote * topology.round_trip(placed[nearest], own)
+            zone = placed[nearest]
+            here = _zone_quorum_ms(topology, placed, zone, failures)
+            owners = sorted(set(placed) - {zone}) if spread else [name for name in [own] if name != zone]
+            remote = 1 - local if owners else 0.0
+            there, way = (
+                sum(times) / max(1, len(owners))
+                for times in (
+                    [_zone_quorum_ms(topology, placed, name, failures) for name in owners],
+                    [topology.round_trip(zone, name) for name in owners],
+                )
+            )
+            to_leader = near_ms + remote * way
             waited = (1 - remote) * here + remote * there
         found.append(NetworkTime(region=region, to_leader_ms=to_leader, quorum_ms=waited))
     return found

@@ -234,6 +234,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     zone_failures: int = 0
     conflict: float = 0.0
     locality: float | None = None
+    spread: bool = False
+    """What is not local is owned by the other regions, evenly; else by the leader's."""
     write_share: float = 1.0
     value_bytes: int = 128
 
@@ -368,6 +370,7 @@ def _network(deployment: Deployment) -> list[placement.NetworkTime]:
         zone_failures=deployment.zone_failures,
         conflict=deployment.conflict,
         locality=deployment.locality,
+        spread=deployment.spread,
         write_share=deployment.write_share,
     )
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from bench.model.beside import CALIBRATION, Model, model_of
+from bench.model.beside import _deployment as deployment_of
 from bench.model.calibration import DEFAULT_FILE, describe_machine, store
 from bench.model.errors import ModelError
 from bench.model.system import Deployment as Deployed
@@ -82,6 +83,24 @@ def test_a_measurement_that_is_as_predicted_has_no_error(folder):
     assert all(row.good and row.rate_error == pytest.approx(0) for row in rows)
     (series,) = view.predictions
     assert len(series.x) == 2
+
+
+@pytest.mark.parametrize(
+    ("workload", "locality", "spread"),
+    [
+        ({}, 1 / 3, True),
+        ({"conflict": None, "locality": None}, 1 / 3, True),
+        ({"locality": {"deviation": 0.02}}, 1.0, True),
+        ({"locality": {"deviation": 1 / 6}}, 0.683, True),
+        ({"conflict": {"percent": 40}}, None, False),
+    ],
+)
+def test_where_objects_are_owned_follows_from_who_uses_them(workload, locality, spread):
+    run = a_run(3, regions=["ohio", "virginia", "california"], workload={"writes": 1.0, **workload})
+    found = deployment_of(run)
+    assert found is not None
+    assert found.locality == (None if locality is None else pytest.approx(locality, abs=1e-3))
+    assert found.spread is spread
 
 
 @pytest.mark.parametrize("leader", ["ohio", "california"])

@@ -1,6 +1,7 @@
 """The study's formulas give the study's numbers."""
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
@@ -120,6 +121,22 @@ def test_three_regions_take_as_long_as_the_study_measured(protocol, options, pri
     found = {time.region: time.total_ms for time in placement.network_ms(protocol, load_topology("wan3"), 3, **options)}
     for region, measured in printed.items():
         assert found[region] == pytest.approx(measured, rel=0.2, abs=2.0), region
+
+
+def test_what_is_owned_elsewhere_is_with_the_leader_or_spread_over_the_other_regions():
+    wan3 = load_topology("wan3")
+    own, wide = wan3.round_trip("ohio", "ohio"), wan3.round_trip("ohio", "california")
+    near = wan3.round_trip("ohio", "virginia")
+
+    def of(**options: Any) -> dict[str, float]:
+        found = placement.network_ms("wpaxos", wan3, 3, zone_failures=1, **options)
+        return {time.region: time.total_ms for time in found}
+
+    assert of(locality=1.0, spread=True) == of(locality=1.0)
+    assert of(locality=0.0)["ohio"] == pytest.approx(own + near), "the first region is the owner: nothing is remote"
+    # Virginia's quorum is with Ohio, California's with Ohio as well.
+    assert of(locality=0.0, spread=True)["ohio"] == pytest.approx(own + (near + near + wide + wide) / 2)
+    assert of(locality=0.5, spread=True)["ohio"] == pytest.approx(own + (near + (near + near + wide + wide) / 2) / 2)
 
 
 @pytest.mark.parametrize(("replicas", "quorum"), [(3, 2), (5, 3), (7, 5), (9, 6)])
