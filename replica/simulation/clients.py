@@ -29,6 +29,9 @@ from replica.simulation.world import World
 PATIENCE_FACTOR_MAX: Final = 16.0
 """How much longer than the first attempt a client may come to wait for an answer."""
 
+PATIENCE_FACTOR_ENDURING: Final = 4.0
+"""The same where only one replica may reach a quorum: each client has to come upon it in the time for liveness."""
+
 
 FAILED_SHARE_MAX: Final = 0.25
 """Share of its operations that a client lets go because a refusal was definite."""
@@ -144,6 +147,7 @@ class Client:
         """Replicas that were asked in vain since the last answer."""
         self._progress = 0.0
         self._patience_s = profile.attempt_s
+        self._patience_factor_max = PATIENCE_FACTOR_MAX
         self._revisions: dict[bytes, int] = {}
         self._leases: dict[int, int] = {}
         """Leases that this client was told of, with the last renewal that it knows."""
@@ -295,7 +299,7 @@ class Client:
         elif now - self._progress > self._patience_s and (self._session == 0 or self._runs or self._reads):
             # Every repetition takes room in the log: clients that do not become more patient keep a slow cluster busy
             # with nothing else.
-            self._patience_s = min(2 * self._patience_s, PATIENCE_FACTOR_MAX * profile.attempt_s)
+            self._patience_s = min(2 * self._patience_s, self._patience_factor_max * profile.attempt_s)
             self._progress = now
             self._choose(None)
             self._resend_all()
@@ -306,8 +310,12 @@ class Client:
         self._pump()
         self._world.after(profile.attempt_s * (0.5 + 0.5 * self._draw.random()), self._tick)
 
-    def hurry(self, operations: int) -> None:
-        """Issue so many operations (none, if that is negative) without a pause between them, and then no more."""
+    def hurry(self, operations: int, *, patience: float = PATIENCE_FACTOR_MAX) -> None:
+        """Issue so many operations (none, if that is negative) without a pause between them, and then no more.
+
+        ``patience``: how much longer than the first an attempt may come to be, from now on.
+        """
+        self._patience_factor_max = patience
         self.budget = max(0, operations)
         self._think_s = 0.0
         self._patience_s = self.profile.attempt_s

@@ -17,7 +17,7 @@ from replica.consensus.interface import Configuration, Member, Options, Protocol
 from replica.consensus.registry import find_protocol
 from replica.kv import operations as kv
 from replica.simulation.checks import check_complete, check_refusals
-from replica.simulation.clients import Client
+from replica.simulation.clients import PATIENCE_FACTOR_ENDURING, Client
 from replica.simulation.host import Armed, Host, Process, Protocols
 from replica.simulation.judge import Judge
 from replica.simulation.machine import abilities_of
@@ -283,7 +283,7 @@ class Simulation:
         self.world.count(f"endured: {shape}")
         began = self.world.now
         for client in self.clients:
-            client.hurry(2)
+            client.hurry(2, patience=PATIENCE_FACTOR_ENDURING)
         while not all(client.idle for client in self.clients):
             if self.world.now > began + LIVENESS_UNITS * unit:
                 raise Violation(
