@@ -473,8 +473,8 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
                     heights = [math.nan if mean is None else mean for mean in means]
                     axes.plot(middles, heights, color=palette.colour(label), linewidth=1.1, alpha=0.8)
                 for row in settlements(point) if point is not None else []:
-                    if row.region == name and row.local_ms is not None:
-                        axes.axhline(row.local_ms, color=INK, linestyle="--", linewidth=1.1)
+                    if row.region == name and row.declared_ms is not None:
+                        axes.axhline(row.declared_ms, color=INK, linestyle="--", linewidth=1.1)
                         local = True
             axes.set_title(name, fontsize=10)
             _plain(axes.yaxis)
@@ -485,7 +485,7 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
         made.suptitle(f"{view.title}: over time{at}", x=0.01, ha="left", fontsize=11, fontweight="bold")
         handles = [Line2D([], [], color=palette.colour(label), label=label) for label in view.labels]
         if local:
-            text = "local quorum, by the links as measured"
+            text = "local quorum, by the network alone"
             handles.append(Line2D([], [], color=INK, linestyle="--", linewidth=1.1, label=text))
         made.legend(handles=handles, loc="outside lower center", ncols=4)
         return made

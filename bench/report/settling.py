@@ -3,10 +3,8 @@
 Objects begin somewhere and move to where they are used. So what a region's clients see at first is the way to wherever
 the objects are, and at last, if each object is used in one region, the round trip to that region's own quorum. A region
 counts as *settled* when its mean over the last `EDGE_S` is at most half of that over the first, or within `NEAR_MS` of
-the local quorum: of what the network alone costs an operation on an object that is owned where the client is. That is
-stated twice, as the topology declares it and as the links were measured before the run; the latter, which messages
-really take, judges. The processors' and the disks' part is not in it: `NEAR_MS` is what they may take. A region whose
-objects began there has nothing to gain: it starts within twice `NEAR_MS` of the local quorum and has to stay as it is.
+the local quorum: of what the network alone costs an operation on an object that is owned where the client is, as the
+topology declares it. What the same quorum takes over the links as they were measured before the run stands beside it.
 """
 
 from __future__ import annotations
@@ -43,19 +41,17 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     last: Estimate
     declared_ms: float | None
     """The local quorum's, by the network alone, as the topology declares it; None where objects do not move."""
-    local_ms: float | None
+    measured_ms: float | None
     """The same over the links as they were measured before the run; as declared where they were not."""
 
     @property
     def said(self) -> str:
         """In words."""
-        if self.local_ms is not None and self.last.mean <= self.local_ms + NEAR_MS:
+        if self.declared_ms is not None and self.last.mean <= self.declared_ms + NEAR_MS:
             return f"at the local quorum, within {NEAR_MS:g} ms"
         if self.last.mean <= self.first.mean / 2:
             return "at most half"
-        if self.local_ms is not None and self.first.mean <= self.local_ms + 2 * NEAR_MS:
-            return "there from the start" if self.last.mean <= self.first.mean + NEAR_MS else "no"
-        return "no" if self.local_ms is not None else "–"
+        return "no" if self.declared_ms is not None else "–"
 
 
 def settlements(point: PointView) -> list[Settlement]:
@@ -84,7 +80,7 @@ def settlements(point: PointView) -> list[Settlement]:
                     first=begun,
                     last=ended,
                     declared_ms=declared.get(region),
-                    local_ms=_mean([local[region] for local in measured if region in local]),
+                    measured_ms=_mean([local[region] for local in measured if region in local]),
                 )
             )
     return found
@@ -92,7 +88,7 @@ def settlements(point: PointView) -> list[Settlement]:
 
 def _declared_ms(run: RunResult) -> dict[str, float]:
     try:
-        return _local_ms(run, load_topology(run.deployment.topology))
+        return _quorums_ms(run, load_topology(run.deployment.topology))
     except TopologyError:
         return {}
 
@@ -112,10 +108,10 @@ def _measured_ms(run: RunResult) -> dict[str, float]:
         pair: taken.get(pair, taken.get(".".join(reversed(pair.split("."))), ms))
         for pair, ms in topology.round_trip_ms.items()
     }
-    return _local_ms(run, msgspec.structs.replace(topology, round_trip_ms={**declared, **taken}))
+    return _quorums_ms(run, msgspec.structs.replace(topology, round_trip_ms={**declared, **taken}))
 
 
-def _local_ms(run: RunResult, topology: Topology) -> dict[str, float]:
+def _quorums_ms(run: RunResult, topology: Topology) -> dict[str, float]:
     deployed = run.deployment
     if deployed.protocol != "wpaxos":
         return {}

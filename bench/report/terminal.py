@@ -79,7 +79,7 @@ def settlement_table(view: ExperimentView, rows: Sequence[Settlement]) -> Table:
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("settled")
     for row in rows:
-        local = ["–" if found is None else number(found) for found in (row.declared_ms, row.local_ms)]
+        local = ["–" if found is None else number(found) for found in (row.declared_ms, row.measured_ms)]
         cells = [f"{row.value}"] if view.axis else []
         made.add_row(*cells, row.label, row.region, interval(row.first), interval(row.last), *local, row.said)
     return made

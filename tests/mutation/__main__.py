@@ -38,6 +38,7 @@ SUITES: tuple[tuple[str, list[str], list[str]], ...] = (
             "not slow",
             "tests/unit/consensus/test_quorums.py",
             "tests/unit/consensus/test_parts.py",
+            "tests/unit/consensus/test_shared.py",
             "tests/unit/consensus/test_multipaxos.py",
             "tests/unit/consensus/test_multipaxos_traps.py",
             "tests/unit/consensus/test_multipaxos_chaos.py",

@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 
 from replica.consensus.ballots import NEVER, Ballot, no_ballot
-from replica.consensus.contacts import Contacts
-from replica.consensus.intake import Intake
 from replica.consensus.interface import (
-    Command,
     Configuration,
     ConfigurationError,
     Context,
@@ -21,47 +18,21 @@ from replica.consensus.interface import (
     Member,
     Put,
     Record,
-    Stable,
     validate_configuration,
 )
 from replica.consensus.multipaxos import FPAXOS, PROTOCOL
 from replica.consensus.multipaxos.messages import Progress, Promised
-from replica.consensus.multipaxos.options import FPaxosOptions, MultiPaxosOptions, quorums_of
+from replica.consensus.multipaxos.options import FPaxosOptions, quorums_of
 from replica.consensus.multipaxos.recovery import END, Answer
 from replica.consensus.quorums import Grid
 from replica.consensus.registry import BUILT_IN, available, find_protocol
 from replica.consensus.turn import TurnState
 from replica.consensus.window import SLOT_MAX, Entry, Window, slot_key, slot_of
-from replica.consensus.wishes import SNAPSHOT_PATIENCE_S, SnapshotWishes
 
 
 def configuration(n: int = 3, protocol: str = "multipaxos", zones: str = "", **options: Any) -> Configuration:
     members = tuple(Member(replica, zone=zones[replica - 1 : replica]) for replica in range(1, n + 1))
     return Configuration(1, members, protocol, options)
-
-
-class NothingOnDisk:
-    def get(self, table: str, key: bytes) -> Record | None:
-        return None
-
-    def scan(self, table: str, first: bytes, last: bytes) -> Iterator[tuple[bytes, Record]]:
-        yield from ()
-
-
-def turn_state(stable: Stable | None = None) -> TurnState:
-    """That of replica 1 of 3, in its first turn."""
-    turn = TurnState(
-        Context(
-            replica=1,
-            configuration=configuration(),
-            stable=stable or NothingOnDisk(),
-            randomness=random.Random(1),
-            incarnation=1,
-            applied=0,
-        )
-    )
-    turn.begin(0.0)
-    return turn
 
 
 def test_ballots_are_ordered_by_epoch_then_round_then_replica():
@@ -91,7 +62,17 @@ def test_a_turn_reads_what_it_has_written_and_discarded_over_what_is_on_disk():
             rows = {b"1": 1, b"3": 3, b"5": 5, b"7": 7}
             yield from ((key, Progress(decided, 0)) for key, decided in rows.items() if first <= key < last)
 
-    turn = turn_state(OnDisk())
+    turn = TurnState(
+        Context(
+            replica=1,
+            configuration=configuration(),
+            stable=OnDisk(),
+            randomness=random.Random(1),
+            incarnation=1,
+            applied=0,
+        )
+    )
+    turn.begin(0.0)
 
     def put(key: bytes, decided: int) -> None:
         turn.writes.append(Put("log", key, Progress(decided, 0)))
@@ -141,62 +122,6 @@ def test_an_entry_says_how_far_it_is():
     assert "acks [1, 3]" in repr(entry)
     entry.decided = True
     assert "decided" in repr(entry)
-
-
-def test_a_queue_is_full_from_its_bound_on_also_where_a_command_went_beyond():
-    intake = Intake(turn_state(), MultiPaxosOptions(queue_max=4))
-    full = []
-    for command in (Command(b"a", count=3), Command(b"b", count=1)):
-        intake.offer([command])
-        full.append(intake.full)
-    assert full == [False, True]
-    assert intake.take() == (Command(b"a", count=3), Command(b"b", count=1))
-    core = turn_state()
-    intake = Intake(core, MultiPaxosOptions(queue_max=4))
-    intake.offer([Command(payload, count=3) for payload in (b"a", b"b", b"c")])
-    assert [reject.command.payload for reject in core.effects.rejections] == [b"c"], "there were six already"
-    assert intake.full
-
-
-def test_a_leader_that_heard_of_a_quorum_just_in_time_has_not_lost_it():
-    core, options = turn_state(), MultiPaxosOptions(election_timeout_min_s=0.5, election_timeout_max_s=1.0)
-    contacts = Contacts(core, options)
-    assert contacts.furthest() is None, "nobody was asked yet"
-    contacts.begin()
-
-    def lost() -> bool:
-        return contacts.quorum_lost(lambda present: len(present) >= 2)
-
-    core.now = 0.5
-    assert not any(lost() for _ in range(100)), "an election timeout ago is still in time"
-    core.now = 0.625
-    heartbeats = 1
-    while not lost():
-        heartbeats += 1
-    assert heartbeats * options.heartbeat_s > 0.5 >= (heartbeats - 1) * options.heartbeat_s
-    contacts.heard(3, 8)
-    contacts.heard(2, 7)
-    assert contacts.furthest() == 3
-    core.now = 1.0
-    contacts.heard(2, 7)
-    core.now = 1.75
-    assert contacts.furthest() == 2, "the other was not heard of for the longer election timeout"
-
-
-def test_a_wish_for_a_snapshot_is_open_until_its_patience_ends_or_it_is_of_no_use():
-    core = turn_state()
-    wishes = SnapshotWishes(core)
-    assert not wishes.open_for(0)
-    wishes.utter(2, 10)
-    assert wishes.open_for(9)
-    assert not wishes.open_for(10)
-    core.now = SNAPSHOT_PATIENCE_S - 0.5
-    assert wishes.open_for(9)
-    core.now = SNAPSHOT_PATIENCE_S
-    assert not wishes.open_for(9)
-    wishes.utter(2, 10)
-    wishes.forget()
-    assert not wishes.open_for(9)
 
 
 def test_the_parts_of_a_promise_are_whole_once_they_cover_everything_however_they_come():

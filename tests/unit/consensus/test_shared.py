@@ -128,6 +128,21 @@ def test_what_there_is_no_room_for_is_refused_definitely():
     assert intake.operations == 0
 
 
+def test_a_queue_is_full_from_its_bound_on_also_where_a_command_went_beyond():
+    intake = Intake(state(), LogOptions(queue_max=4))
+    full = []
+    for command in (Command(b"a", count=3), Command(b"b", count=1)):
+        intake.offer([command])
+        full.append(intake.full)
+    assert full == [False, True]
+    assert intake.take() == (Command(b"a", count=3), Command(b"b", count=1))
+    core = state()
+    intake = Intake(core, LogOptions(queue_max=4))
+    intake.offer([Command(payload, count=3) for payload in (b"a", b"b", b"c")])
+    assert [reject.command.payload for reject in core.effects.rejections] == [b"c"], "there were six already"
+    assert intake.full
+
+
 # ------------------------------------------------------------------------------------------------------------ contacts
 
 
@@ -155,6 +170,31 @@ def test_the_furthest_is_chosen_among_those_in_contact():
     assert contacts.furthest() == 2
     turn.now = 10.0
     assert contacts.furthest() is None
+
+
+def test_a_leader_that_heard_of_a_quorum_just_in_time_has_not_lost_it():
+    core, options = state(), LogOptions(election_timeout_min_s=0.5, election_timeout_max_s=1.0)
+    contacts = Contacts(core, options)
+    assert contacts.furthest() is None, "nobody was asked yet"
+    contacts.begin()
+
+    def lost() -> bool:
+        return contacts.quorum_lost(lambda present: len(present) >= 2)
+
+    core.now = 0.5
+    assert not any(lost() for _ in range(100)), "an election timeout ago is still in time"
+    core.now = 0.625
+    heartbeats = 1
+    while not lost():
+        heartbeats += 1
+    assert heartbeats * options.heartbeat_s > 0.5 >= (heartbeats - 1) * options.heartbeat_s
+    contacts.heard(3, 8)
+    contacts.heard(2, 7)
+    assert contacts.furthest() == 3
+    core.now = 1.0
+    contacts.heard(2, 7)
+    core.now = 1.75
+    assert contacts.furthest() == 2, "the other was not heard of for the longer election timeout"
 
 
 # -------------------------------------------------------------------------------------------------------------- rounds
@@ -191,7 +231,12 @@ def test_a_wish_is_open_until_it_is_of_no_use_or_patience_ends():
     wishes.utter(2, 10)
     assert wishes.open_for(9)
     assert not wishes.open_for(10)
+    turn.now = SNAPSHOT_PATIENCE_S - 0.5
+    assert wishes.open_for(9)
     turn.now = SNAPSHOT_PATIENCE_S
+    assert not wishes.open_for(9)
+    wishes.utter(2, 10)
+    wishes.forget()
     assert not wishes.open_for(9)
 
 
