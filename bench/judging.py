@@ -43,7 +43,7 @@ def judge(
     path = results.history_path(folder, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_history(history, path)
-    loaded = {id(recording) for client, recording in recordings if client == "loader"}
+    loaded = {id(recording) for client, recording in recordings if client.startswith("loader")}
     measured = sum(len(recording.operations) for _, recording in recordings if id(recording) not in loaded)
     sampled = min(1.0, measured / total) if total else 0.0
     relative = str(path.relative_to(folder))

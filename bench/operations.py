@@ -21,7 +21,7 @@ same for all clients, and an operation within them is *recorded*.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
@@ -78,6 +78,9 @@ KINDS: Final = (
 """The kinds of operations; a number stands for each."""
 
 UPDATE: Final = KINDS.index("update")
+
+_UNIFORM_WIDTH: Final = 12**0.5
+"""Of an interval, in standard deviations of a uniform choice from it."""
 
 _HEADER: Final = struct.Struct(">IQI")
 _FILLER_BYTES: Final = 1 << 16
@@ -313,10 +316,15 @@ class Stream:
         condition = Compare(self.key(chosen[0]), "version", "<", 1 + salt % 64)
         return Transaction((condition,), (*read, *written), tuple(read))
 
-    def loads(self) -> Iterator[tuple[Put, bool]]:
-        """What is written before the clock runs, by the first client: every key once; and whether it is recorded."""
+    def loads(self, regions: Collection[int] | None = None) -> Iterator[tuple[Put, bool]]:
+        """What is written before the clock runs: every key once; and whether it is recorded.
+
+        Several clients may share the work: each writes the keys that belong to the ``regions`` given.
+        """
         for first in range(0, self._keys, BLOCK):
             keys = np.arange(first, min(first + BLOCK, self._keys), dtype=np.int64)
+            if regions is not None:
+                keys = keys[np.isin(self._home(keys), list(regions))]
             for key, recorded in zip(keys.tolist(), self.sample.holds(keys), strict=True):
                 header = _HEADER.pack(LOADER, key, 0)
                 size = self.workload.value.bytes
@@ -485,9 +493,19 @@ class Stream:
         return np.where(draw.random(BLOCK) * 100 < conflict.percent, shared, alone)
 
     def _local(self, draw: np.random.Generator, numbers: Integers, locality: Locality) -> Integers:
-        mean = (self._region + 0.5) / self._regions + locality.shift
-        found = np.rint(draw.normal(mean * self._keys, locality.deviation * self._keys, BLOCK)).astype(np.int64)
-        return self._moved(found, numbers)
+        mean = ((self._region + 0.5) / self._regions + locality.shift) * self._keys
+        deviation = locality.deviation * self._keys
+        if locality.kind == "uniform":
+            found = np.floor(mean + deviation * _UNIFORM_WIDTH * (draw.random(BLOCK) - 0.5))
+        else:
+            found = np.rint(draw.normal(mean, deviation, BLOCK))
+        return self._moved(found.astype(np.int64), numbers)
+
+    def _home(self, keys: Integers) -> Integers:
+        """The region that each key belongs to, by number: the one whose mean is nearest."""
+        shift = self.workload.locality.shift if self.workload.locality is not None else 0.0
+        found: Integers = np.floor(((keys + 0.5) / self._keys - shift) * self._regions).astype(np.int64) % self._regions
+        return found
 
     def _latest(self, draw: np.random.Generator, inserted: Integers) -> Integers:
         """Zipfian backwards from what this client inserted last, on into the keys that were there before."""

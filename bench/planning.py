@@ -62,12 +62,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Generator processes."""
         return len(self.regions) * self.load.processes
 
-    @property
-    def loader(self) -> int:
-        """Which client writes all keys before the run: the first where the leader is to stand, so that with a protocol
-        whose objects have owners they begin in that region; else the first of all."""
-        wanted = self.shape.leader
-        return self.regions.index(wanted) * self.load.processes if wanted in self.regions else 0
+    def preloads(self, client: int) -> tuple[int, ...]:
+        """The regions, by number, whose keys a client writes before the run (`Load.preload_at`)."""
+        place, process = divmod(client, self.load.processes)
+        if not self.workload.preload or process:
+            return ()
+        if self.load.preload_at == "farthest":
+            return tuple(home for home in range(len(self.regions)) if self._farthest(home) == place)
+        leader = self.regions.index(self.shape.leader) if self.shape.leader in self.regions else 0
+        return tuple(range(len(self.regions))) if place == leader else ()
+
+    def _farthest(self, region: int) -> int:
+        """The region with clients that is farthest from another one."""
+        topology = load_topology(self.shape.topology)
+        here = self.regions[region]
+        others = [place for place in range(len(self.regions)) if place != region]
+        return max(others, key=lambda place: topology.round_trip(here, self.regions[place]))
 
     @property
     def prefix(self) -> str:
@@ -249,6 +259,7 @@ def resolve(experiment: Experiment, entry: TargetEntry, value: Scalar, *, repeti
             regions=regions,
         )
         _check_sharing(plan)
+        _check_preload(plan)
         _check_times(plan)
     except (SuiteError, WorkloadError, TargetError) as error:
         raise SuiteError(f"{where}: {error}") from None
@@ -262,6 +273,18 @@ def _check_sharing(plan: Plan) -> None:
             f"({len(plan.regions)} regions with {plan.load.processes} each)"
         )
     check_sharing(plan.workload, plan.clients)
+
+
+def _check_preload(plan: Plan) -> None:
+    if plan.load.preload_at == "leader":
+        return
+    for able, missing in (
+        (plan.workload.preload, "a workload that writes its keys before the clock runs (workload.preload)"),
+        (plan.workload.locality is not None, "keys that belong to a region (workload.locality)"),
+        (len(plan.regions) > 1, "clients in several regions (cluster.topology, load.regions)"),
+    ):
+        if not able:
+            raise SuiteError(f"load.preload_at: {plan.load.preload_at!r} needs {missing}")
 
 
 def _check_times(plan: Plan) -> None:

@@ -558,7 +558,7 @@ class _Bench:
             consistency=plan.shape.consistency,
             fraction=plan.experiment.history.fraction,
             operations_max=plan.experiment.history.operations_max // plan.clients,
-            preload=plan.workload.preload and client == plan.loader,
+            preload=plan.preloads(client),
         )
 
     def _account(self, plan: Plan, run: RunResult, found: list[GeneratorResult], window: Window) -> None:
@@ -587,7 +587,7 @@ class _Bench:
             run.verdict = RunVerdict(answer="not applicable", reason="its answers are no history")
             return
         recordings = [(f"client {client}", each.recording) for client, each in enumerate(found)]
-        recordings += [("loader", each.loaded) for each in found if each.loaded.operations]
+        recordings += [(f"loader {client}", each.loaded) for client, each in enumerate(found) if each.loaded.operations]
         run.verdict = await asyncio.to_thread(
             lambda: judge(
                 recordings,

@@ -99,6 +99,11 @@ class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Generator processes in each region."""
     regions: int = 0
     """In how many of the topology's regions there are clients; 0: in all."""
+    preload_at: Literal["leader", "farthest"] = "leader"
+    """Where the keys are written that a workload wants written before the clock runs; with a protocol whose objects
+    have owners, they begin there. ``leader``: all where the leader is to stand, else in the first region.
+    ``farthest``: the keys that belong to a region (`bench.workload.Locality`) in the region with clients that is
+    farthest from it."""
     timeout_s: float = 10.0
     """Of one operation."""
     window_s: float = 1.0

@@ -117,11 +117,14 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class Locality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The study's locality workload: each region's clients choose keys by a normal distribution with a mean of its own;
-    the means are spread evenly over the keys."""
+    """The study's locality workload: each region's clients choose keys around a mean of its own; the means are spread
+    evenly over the keys. A key *belongs* to the region whose mean is nearest."""
 
+    kind: Literal["normal", "uniform"] = "normal"
+    """The study's, with keys at its edges that are hardly ever used; or an interval of keys that are used alike."""
     deviation: float
-    """Standard deviation, as a share of the keys; the smaller, the less the regions overlap."""
+    """Standard deviation, as a share of the keys; the smaller, the less the regions overlap. A uniform choice is from
+    an interval √12 times as wide: R regions share no key up to 1 / (R √12), which is 0.057 for five."""
     shift: float = 0.0
     """Moves all means, as a share of the keys."""
 

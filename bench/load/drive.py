@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -162,9 +162,12 @@ class Driver:
 
     # --------------------------------------------------------------------------------------------------------- loading
 
-    async def load(self) -> None:
-        """Write every key once. Raises the client's error when a key cannot be written after `LOAD_ATTEMPTS`."""
-        keys = self._stream.loads()
+    async def load(self, regions: Collection[int] | None = None) -> None:
+        """Write every key once, or those that belong to the ``regions`` given.
+
+        Raises the client's error when a key cannot be written after `LOAD_ATTEMPTS`.
+        """
+        keys = self._stream.loads(regions)
 
         async def worker() -> None:
             for put, sampled in keys:

@@ -52,7 +52,8 @@ class GeneratorSpec(msgspec.Struct, frozen=True, kw_only=True):
     consistency: Consistency = "linearizable"
     fraction: float = 0.0
     operations_max: int = 0
-    preload: bool = False
+    preload: tuple[int, ...] = ()
+    """The regions, by number, whose keys it writes before the start."""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +114,7 @@ async def _generate(spec: GeneratorSpec, order: asyncio.Future[bytes]) -> Genera
         loaded = Recorder(stream, spec.operations_max)
         if spec.preload:
             nowhere = Window(start=0.0, measured_from=0.0, measured_to=1.0, end=1.0)
-            await Driver(client, stream, Notes(nowhere, 1.0, open_loop=False), loaded, nowhere).load()
+            await Driver(client, stream, Notes(nowhere, 1.0, open_loop=False), loaded, nowhere).load(spec.preload)
         _say(Progress(state="ready"))
         start = msgspec.json.decode(await order, type=Start).at
         window = window_of(spec.load, start)

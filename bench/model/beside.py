@@ -195,14 +195,17 @@ def _locality(run: RunResult) -> float | None:
     """The share of operations on objects that are owned where the client is, once they have moved there.
 
     Clients with keys of their own find them at home but for the conflicts (None). Of keys that all regions use alike
-    each region comes to own its share. Keys around a mean for each region (normal, the means evenly spread) belong to
-    whoever's mean is nearest.
+    each region comes to own its share. Keys around a mean for each region (the means evenly spread) belong to whoever's
+    mean is nearest.
     """
     if isinstance(run.workload.get("conflict"), dict):
         return None
     regions = max(1, len(run.regions))
     if isinstance(table := run.workload.get("locality"), dict):
-        return math.erf(0.5 / regions / (float(table["deviation"]) * math.sqrt(2)))
+        deviation = float(table["deviation"])
+        if table.get("kind") == "uniform":
+            return min(1.0, 1 / regions / (deviation * math.sqrt(12)))
+        return math.erf(0.5 / regions / (deviation * math.sqrt(2)))
     return 1 / regions
 
 

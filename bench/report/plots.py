@@ -222,7 +222,7 @@ def lines(view: ExperimentView, palette: Palette) -> Any:
             _predicted(axes, view, palette, quantity)
             axes.set_xlabel(view.axis_title)
             axes.set_ylabel("throughput, operations/s" if quantity == "throughput" else "median latency, ms")
-        made.suptitle(view.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _headline(made, view.title)
         _legend(made, view, palette)
         return made
 
@@ -240,7 +240,7 @@ def bars(view: ExperimentView, palette: Palette) -> Any:
             _plain(axes.yaxis)
             if len(values) > 1:
                 axes.set_xlabel(view.axis_title)
-        made.suptitle(view.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _headline(made, view.title)
         _legend(made, view, palette)
         return made
 
@@ -374,6 +374,11 @@ PANELS: Final = 3
 """Side by side."""
 
 
+def _headline(made: Any, title: str, what: str = "") -> None:
+    """Over all panels of a figure."""
+    made.suptitle(f"{title}\n{what}" if what else title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+
+
 def _finish_panels(grid: Any, count: int, title: str) -> None:
     """One scale from 0 for all, the title of the axis below the last panel of each column, none beyond the last one."""
     grid[0][0].set_ylim(bottom=0)
@@ -422,7 +427,7 @@ def regions_along(view: ExperimentView, palette: Palette) -> Any:
             if place % columns == 0:
                 axes.set_ylabel("mean latency, ms")
         _finish_panels(grid, len(names), view.axis_title)
-        made.suptitle(f"{view.title}: by region of the client", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _headline(made, view.title, "by region of the client")
         _legend(made, view, palette)
         return made
 
@@ -468,7 +473,9 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
             for label in view.labels:
                 point = view.at(label, value)
                 for run in point.usable if point is not None else []:
-                    means = run.series.region_mean_ms.get(name, [])
+                    # When the load has ended, only what was slow is still answered.
+                    until = math.ceil(run.measured_s[1] / run.series.window_s)
+                    means = run.series.region_mean_ms.get(name, [])[:until]
                     middles = [(step + 0.5) * run.series.window_s for step in range(len(means))]
                     heights = [math.nan if mean is None else mean for mean in means]
                     axes.plot(middles, heights, color=palette.colour(label), linewidth=1.1, alpha=0.8)
@@ -482,7 +489,7 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
                 axes.set_ylabel("mean latency, ms")
         _finish_panels(grid, len(names), "seconds from the start of the run")
         at = f" at {value} {view.axis_title}" if value != "" else ""
-        made.suptitle(f"{view.title}: over time{at}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+        _headline(made, view.title, f"latency over time{at}")
         handles = [Line2D([], [], color=palette.colour(label), label=label) for label in view.labels]
         if local:
             text = "local quorum, by the network alone"

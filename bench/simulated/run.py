@@ -229,7 +229,7 @@ class Simulation:
         loaded = [Recorder(stream, spec.operations_max) for stream, spec in zip(streams, specs, strict=True)]
         for spec, client, stream, recorder in zip(specs, clients, streams, loaded, strict=True):
             if spec.preload:
-                self._preload(client, stream, recorder)
+                self._preload(client, stream, recorder, spec.preload)
         window = window_of(specs[0].load, world.now + QUIET_S)
         notes = [Notes(window, spec.load.window_s, open_loop=spec.load.loop == "open") for spec in specs]
         recorders = [Recorder(stream, spec.operations_max) for stream, spec in zip(streams, specs, strict=True)]
@@ -295,8 +295,8 @@ class Simulation:
         self._places[client.endpoint] = spec.region or self._places[1]
         return client
 
-    def _preload(self, client: Client, stream: Stream, recorder: Recorder) -> None:
-        keys = iter(stream.loads())
+    def _preload(self, client: Client, stream: Stream, recorder: Recorder, regions: Sequence[int]) -> None:
+        keys = iter(stream.loads(regions))
         outstanding = 0
 
         def following() -> None:

@@ -116,8 +116,56 @@ def test_keys_are_loaded_where_the_leader_is_to_stand(leader, region):
         "load": {"processes": 2},
     }
     plan = plan_suite(parse_suite(suite(experiment))).plans[0]
-    assert [name for name in plan.regions for _ in range(2)][plan.loader] == region
-    assert plan.loader % 2 == 0
+    assert [plan.preloads(client) for client in range(plan.clients)] == [()] * plan.clients, "it does not want it"
+    experiment["changes"] = {"preload": True}
+    plan = plan_suite(parse_suite(suite(experiment))).plans[0]
+    places = [name for name in plan.regions for _ in range(2)]
+    (loader,) = [client for client in range(plan.clients) if plan.preloads(client)]
+    assert places[loader] == region
+    assert loader % 2 == 0
+    assert plan.preloads(loader) == (0, 1, 2, 3, 4)
+
+
+AWAY: dict[str, Any] = {
+    "name": "one",
+    "workload": "locality",
+    "changes": {"preload": True},
+    "cluster": {"replicas": 5, "topology": "wan5"},
+    "load": {"processes": 2, "preload_at": "farthest"},
+}
+
+
+@pytest.mark.parametrize(
+    ("regions", "farthest"),
+    [
+        (0, {"ohio": "japan", "virginia": "japan", "california": "ireland", "ireland": "japan", "japan": "ireland"}),
+        (3, {"ohio": "california", "virginia": "california", "california": "virginia"}),
+    ],
+)
+def test_keys_may_be_loaded_in_the_region_farthest_from_those_they_belong_to(regions, farthest):
+    plan = plan_suite(parse_suite(suite({**AWAY, "load": {**AWAY["load"], "regions": regions}}))).plans[0]
+    loaded = {
+        plan.regions[home]: plan.regions[client // 2]
+        for client in range(plan.clients)
+        for home in plan.preloads(client)
+    }
+    assert loaded == farthest
+    assert not any(plan.preloads(client) for client in range(1, plan.clients, 2)), "one process of a region is enough"
+
+
+@pytest.mark.parametrize(
+    ("changed", "missing"),
+    [
+        ({"changes": {}}, r"needs a workload that writes its keys .*workload\.preload"),
+        ({"workload": "ycsb-a"}, r"needs keys that belong to a region .*workload\.locality"),
+        ({"cluster": {}}, r"needs clients in several regions .*cluster\.topology"),
+        ({"load": {"regions": 1, "preload_at": "farthest"}}, r"needs clients in several regions .*load\.regions"),
+        ({"load": {"preload_at": "nearest"}}, r"preload_at"),
+    ],
+)
+def test_loading_far_away_is_refused_where_there_is_no_far_away(changed, missing):
+    with pytest.raises(SuiteError, match=missing):
+        plan_suite(parse_suite(suite({**AWAY, **changed})))
 
 
 def test_targets_take_turns_and_begin_in_turn():

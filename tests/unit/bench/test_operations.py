@@ -143,6 +143,33 @@ def test_regions_prefer_keys_of_their_own():
         assert sum(keys) / len(keys) == pytest.approx(centre, abs=5)
 
 
+@pytest.mark.parametrize(("deviation", "shared"), [(0.055, False), (0.07, True)])
+def test_regions_may_use_an_interval_of_keys_alike(deviation, shared):
+    table = {"keys": 900, "locality": {"kind": "uniform", "deviation": deviation}}
+    chosen = [key_numbers(stream(table, region=region, regions=5)) for region in range(5)]
+    for region, keys in list(enumerate(chosen))[1:-1]:  # the others may wrap around
+        width = deviation * 12**0.5 * 900
+        centre = 90 + 180 * region
+        assert sum(keys) / len(keys) == pytest.approx(centre, abs=5)
+        assert centre - width / 2 - 1 <= min(keys) < centre - width / 2 + 5
+        assert centre + width / 2 - 5 < max(keys) <= centre + width / 2
+    assert bool(set(chosen[0]) & set(chosen[1])) is shared
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+@pytest.mark.parametrize("keys", [50, 900, 1003])
+def test_every_key_is_loaded_by_the_region_it_belongs_to_and_once(keys, shift):
+    table = {"keys": keys, "locality": {"deviation": 0.02, "shift": shift}}
+    whole = [int(put.key) for put, _ in stream(table).loads()]
+    parted = [[int(put.key) for put, _ in stream(table, regions=5).loads([region])] for region in range(5)]
+    assert sorted(key for part in parted for key in part) == whole == list(range(keys))
+    assert sorted(int(put.key) for put, _ in stream(table, regions=5).loads((0, 3))) == sorted(parted[0] + parted[3])
+    assert list(stream(table, regions=5).loads(())) == []
+    for region, belonging in enumerate(parted):
+        used = key_numbers(stream(table, region=region, regions=5))
+        assert sum(key in belonging for key in used) > 0.99 * MANY
+
+
 def test_inserted_keys_are_new_and_latest_asks_for_them():
     made = stream({"keys": 100, "mix": {"read": 0.5, "insert": 0.5}, "distribution": {"kind": "latest"}})
     inserted: set[int] = set()

@@ -3,6 +3,7 @@
 import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -11,12 +12,16 @@ import pytest
 from bench.judging import judge
 from bench.load.generator import GeneratorResult, GeneratorSpec
 from bench.load.measure import Window, merge
-from bench.results import Summary, decode_histogram
+from bench.report import experiments_of
+from bench.report.settling import NEAR_MS, settlements
+from bench.results import Summary, decode_histogram, read_folder
+from bench.runner import Settings, run_suite
 from bench.simulated.costs import ClientSample, Costs, Sample, fit, load_costs
 from bench.simulated.machine import SimulationLimit
 from bench.simulated.run import Simulation
-from bench.suite import ClusterShape, HistoryOptions, Load, TargetEntry
+from bench.suite import ClusterShape, HistoryOptions, Load, TargetEntry, load_suite
 from bench.targets import TargetError, find_target
+from bench.targets.simulated import COSTS_VARIABLE
 from bench.workload import parse_workload
 from deploy.topology import load_topology
 from replica.consensus.registry import find_protocol
@@ -47,7 +52,7 @@ def load(
             rpc="simulated", url="", workload=parse_workload(workload), load=settings, seed=1, client=place,
             clients=len(regions), in_flight=settings.in_flight, rate=settings.rate / len(regions), region=region,
             region_index=place, regions=len(regions), prefix="p", fraction=fraction, operations_max=10_000,
-            preload=preload and place == 0,
+            preload=tuple(range(len(regions))) if preload and place == 0 else (),
         )
         for place, region in enumerate(regions)
     ]  # fmt: skip
@@ -226,3 +231,29 @@ def test_costs_are_read_from_their_file_and_a_broken_one_is_refused(tmp_path, mo
     monkeypatch.setenv("SYNOD_BENCH_COSTS", str(path))
     with pytest.raises(TargetError, match=r"costs\.json"):
         find_target("simulated")(TargetEntry(target="simulated"), ClusterShape())
+
+
+async def test_objects_that_begin_far_away_come_home_within_a_minute(tmp_path, monkeypatch):
+    monkeypatch.setenv(COSTS_VARIABLE, str(tmp_path / "none.json"))
+    shipped = load_suite("locality")
+    (moving,) = [each for each in shipped.experiments if each.name == "moving"]
+    (wpaxos,) = [each for each in shipped.targets if each.protocol == "wpaxos"]
+    assert moving.sweep is not None
+    suite = msgspec.structs.replace(
+        shipped,
+        experiments=[msgspec.structs.replace(moving, sweep=msgspec.structs.replace(moving.sweep, values=[0.05]))],
+        targets=[msgspec.structs.replace(wpaxos, target="simulated")],
+        repetitions=1,
+    )
+    watcher: Any = SimpleNamespace(**dict.fromkeys(("planned", "begins", "ended", "says"), lambda *_: None))
+    await run_suite(suite, Settings(folder=tmp_path / "results", ceilings=False), watcher)
+    (view,) = experiments_of(read_folder(tmp_path / "results"))
+    point = view.at("wpaxos", 0.05)
+    assert point is not None
+    assert [run.verdict.answer for run in point.runs] == ["ok"]
+    rows = settlements(point)
+    assert {row.region for row in rows} == set(load_topology("wan5").regions.names)
+    for row in rows:
+        assert row.last.mean <= row.first.mean / 2, row
+        assert row.declared_ms is not None
+        assert row.declared_ms < row.last.mean <= row.declared_ms + NEAR_MS, row

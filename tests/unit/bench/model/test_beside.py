@@ -92,6 +92,8 @@ def test_a_measurement_that_is_as_predicted_has_no_error(folder):
         ({"conflict": None, "locality": None}, 1 / 3, True),
         ({"locality": {"deviation": 0.02}}, 1.0, True),
         ({"locality": {"deviation": 1 / 6}}, 0.683, True),
+        ({"locality": {"kind": "uniform", "deviation": 0.09}}, 1.0, True),
+        ({"locality": {"kind": "uniform", "deviation": 0.2}}, 1 / 3 / (0.2 * 12**0.5), True),
         ({"conflict": {"percent": 40}}, None, False),
     ],
 )
