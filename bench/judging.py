@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from replica.verification.verdict import Budget, Verdict
 def judge(
     recordings: list[tuple[str, Recording]],
     *,
+    loaded: Sequence[tuple[str, Recording]] = (),
     start: float,
     total: int,
     stale: bool,
@@ -27,24 +29,25 @@ def judge(
     run_id: str,
     attributes: dict[str, Any],
 ) -> RunVerdict:
-    """Write the history and check it. ``total`` is how many operations the run completed in all;
-    ``revisions`` says that those reported count in one order over all keys.
+    """Write the history and check it. ``loaded`` is what was written before the run, which is judged with it; ``total``
+    how many operations the run itself completed in all. ``revisions`` says that those reported count in one order over
+    all keys.
 
     A run whose reads were stale is not judged linearizable: the answer is "not applicable", or a violation if even its
     writes cannot be explained.
     """
-    if not any(recording.operations for _, recording in recordings):
+    everything = [*recordings, *loaded]
+    if not any(recording.operations for _, recording in everything):
         return RunVerdict(answer="unknown", reason="no operation was recorded")
     try:
-        history = to_history(recordings, start=start, stale=stale, revisions=revisions, attributes=attributes)
+        history = to_history(everything, start=start, stale=stale, revisions=revisions, attributes=attributes)
         history = _with_faults(history, faults)
     except HistoryError as error:
         return RunVerdict(answer="unknown", reason=f"the history makes no sense: {error}")
     path = results.history_path(folder, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_history(history, path)
-    loaded = {id(recording) for client, recording in recordings if client.startswith("loader")}
-    measured = sum(len(recording.operations) for _, recording in recordings if id(recording) not in loaded)
+    measured = sum(len(recording.operations) for _, recording in recordings)
     sampled = min(1.0, measured / total) if total else 0.0
     relative = str(path.relative_to(folder))
     try:

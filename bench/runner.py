@@ -18,7 +18,7 @@ import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
@@ -149,7 +149,7 @@ class _Bench:
         announced = [plan.announced() for plan in planned.plans]
         if (self._folder / results.MANIFEST).exists():
             manifest = results.read_manifest(self._folder)
-            if manifest.suite != configuration:
+            if _completed(manifest.suite) != configuration:
                 raise SuiteError(
                     f"{self._folder} holds the results of another suite or of other targets: give another folder, or "
                     f"the same suite and options as before to go on with it"
@@ -587,10 +587,11 @@ class _Bench:
             run.verdict = RunVerdict(answer="not applicable", reason="its answers are no history")
             return
         recordings = [(f"client {client}", each.recording) for client, each in enumerate(found)]
-        recordings += [(f"loader {client}", each.loaded) for client, each in enumerate(found) if each.loaded.operations]
+        loaded = [(f"loader {client}", each.loaded) for client, each in enumerate(found) if each.loaded.operations]
         run.verdict = await asyncio.to_thread(
             lambda: judge(
                 recordings,
+                loaded=loaded,
                 start=window.start,
                 total=sum(each.measured.total for each in found),
                 stale=plan.shape.consistency == "stale",
@@ -624,6 +625,15 @@ class _Bench:
         self._manifest.notes.append(f"{mark}): {said}" if said else f"{mark}): not installed")
         self._save()
         self._watcher.says(self._manifest.notes[-1])
+
+
+def _completed(configuration: dict[str, Any]) -> dict[str, Any]:
+    """A stored suite with the defaults of what it could not say yet when it was stored."""
+    try:
+        found: dict[str, Any] = msgspec.to_builtins(msgspec.convert(configuration, Suite))
+    except msgspec.ValidationError:
+        return configuration
+    return found
 
 
 _CeilingKind: TypeAlias = tuple[str, int, int, int]

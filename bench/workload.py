@@ -354,6 +354,8 @@ def _validate_choice(workload: Workload) -> None:
             _refuse("conflict", "is for operations on keys, not for scans and metadata")
     if workload.locality is not None and workload.locality.deviation <= 0:
         _refuse("locality.deviation", f"{workload.locality.deviation} is not positive")
+    if workload.locality is not None and workload.locality.kind == "uniform" and workload.locality.deviation > 12**-0.5:
+        _refuse("locality.deviation", f"{workload.locality.deviation} is more than that of all keys, 1 / √12")
 
 
 def _validate_value(value: Value) -> None:

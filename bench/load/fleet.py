@@ -96,7 +96,7 @@ class Fleet:
     async def ready(self) -> None:
         """Hand out the orders; returns once all are connected and keys are loaded. Raises `LoadError`.
 
-        Keys are loaded by the first generator, before the others begin.
+        Each generator loads the keys that it was given (`GeneratorSpec.preload`); the load begins when all have.
         """
         for process, spec in zip(self._processes, self._specs, strict=True):
             self._send(process, msgspec.json.encode(spec))

@@ -19,6 +19,7 @@ import msgspec
 
 from bench.report.data import ExperimentView, PointView, experiments_of, paired_ratio
 from bench.results import CONFIDENCE, Estimate, Folder, RunResult, Scalar
+from bench.workload import Workload
 
 __all__ = ["Comparison", "Side", "compare", "incomparable", "unpaired_ratio"]
 
@@ -74,14 +75,27 @@ def incomparable(one: RunResult, other: RunResult) -> list[str]:
             found.append(f"{text}: {mine or 'none'} against {theirs or 'none'}")
     if here.simulated != there.simulated:
         found.append("one is simulated, the other measured")
-    if one.workload != other.workload:
-        found.append("the workload differs" + _fields(one.workload, other.workload))
+    asked, other_asked = _asked(one), _asked(other)
+    if asked != other_asked:
+        found.append("the workload differs" + _fields(asked, other_asked))
+    begun, other_begun = (run.load.get("preload_at", "leader") for run in (one, other))
+    if begun != other_begun and asked.get("preload"):
+        found.append(f"where keys were written before the run: {begun} against {other_begun}")
     if one.load.get("loop") != other.load.get("loop"):
         found.append(f"loop: {one.load.get('loop')} against {other.load.get('loop')}")
     can = {kind for entry in one.latencies for kind in [entry.kind]}
     could = {kind for entry in other.latencies for kind in [entry.kind]}
     if can != could and one.usable and other.usable:
         found.append(f"kinds of operations that were done: {', '.join(sorted(can))} against {', '.join(sorted(could))}")
+    return found
+
+
+def _asked(run: RunResult) -> dict[str, object]:
+    """The workload, with the defaults of what it could not say yet when it was stored."""
+    try:
+        found: dict[str, object] = msgspec.to_builtins(msgspec.convert(run.workload, Workload))
+    except msgspec.ValidationError:
+        return run.workload
     return found
 
 

@@ -474,7 +474,7 @@ def regions_over_time(view: ExperimentView, palette: Palette, value: Scalar) -> 
                 point = view.at(label, value)
                 for run in point.usable if point is not None else []:
                     # When the load has ended, only what was slow is still answered.
-                    until = math.ceil(run.measured_s[1] / run.series.window_s)
+                    until = math.ceil(round(run.measured_s[1] / run.series.window_s, 6))
                     means = run.series.region_mean_ms.get(name, [])[:until]
                     middles = [(step + 0.5) * run.series.window_s for step in range(len(means))]
                     heights = [math.nan if mean is None else mean for mean in means]

@@ -28,6 +28,8 @@ from replica.consensus.registry import available
         ({"distribution": {"kind": "normal", "deviation": 0.0}}, r"workload\.distribution\.deviation"),
         ({"distribution": {"kind": "latest"}}, r"workload\.distribution\.kind: latest .* mix\.insert is 0"),
         ({"keys": 1, "conflict": {"percent": 5.0}}, r"workload\.conflict\.keys: 1 shared keys leave none"),
+        ({"locality": {"deviation": 0.0}}, r"workload\.locality\.deviation: 0\.0 is not positive"),
+        ({"locality": {"deviation": 0.3, "kind": "uniform"}}, r"workload\.locality\.deviation: 0\.3 is more than"),
         ({"conflict": {"percent": 101.0}}, r"workload\.conflict\.percent: 101"),
         ({"conflict": {"percent": 5.0}, "locality": {"deviation": 0.1}}, r"workload\.locality: cannot be combined"),
         ({"keys": 2, "mix": {"transaction": 1.0}}, r"workload\.keys: 2 keys cannot hold the 3"),

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,6 +110,22 @@ async def test_an_open_loop_goes_on_sending_while_the_system_stalls():
     await driver.open(200.0, "constant", seed=1, in_flight_max=1000)
     measured = notes.finish()
     assert client.asked == measured.offered == measured.total
+
+
+@pytest.mark.parametrize(("regions", "expected"), [(None, range(50)), ((0, 3), [*range(10), *range(30, 40)]), ((), [])])
+async def test_a_client_loads_the_keys_of_the_regions_it_was_given(regions, expected):
+    loaded = []
+
+    async def issue(operation: Any) -> bytes:
+        loaded.append(int(operation.key))
+        return b""
+
+    window = Window(start=0.0, measured_from=0.0, measured_to=1.0, end=1.0)
+    stream = Stream(parse_workload({"keys": 50, "locality": {"deviation": 0.1}}), seed=1, regions=5)
+    client: Any = SimpleNamespace(issue=issue)
+    driver = Driver(client, stream, Notes(window, 0.1, open_loop=True), Recorder(stream, 0), window)
+    await driver.load(regions)
+    assert sorted(loaded) == list(expected)
 
 
 # ---------------------------------------------------------------------------------------------------------- histories

@@ -276,6 +276,14 @@ def test_the_first_and_the_last_seconds_of_a_long_run_stand_beside_the_local_quo
     assert re.search(r"wpaxos +│ ohio +│ +43\.[23] │ +5 │ +10\.6 │ +10\.6 │ at the local quorum", out.getvalue())
 
 
+def test_what_was_slow_to_answer_when_the_load_had_ended_is_not_drawn(tmp_path):
+    run = moving("wpaxos", "wpaxos", seconds=61.0)
+    run.measured_s = (0.0, 60.0 + 1e-9)
+    [view] = views_of(tmp_path, [run])
+    made = plots.regions_over_time(view, Palette(view.labels), "")
+    assert [max(axes.lines[0].get_xdata()) for axes in made.axes if axes.lines] == [59.5, 59.5]
+
+
 def test_the_links_as_measured_say_what_a_local_quorum_takes(tmp_path):
     run = moving("wpaxos", "wpaxos")
     run.network = Network(
@@ -463,6 +471,11 @@ def test_what_was_asked_otherwise_or_could_not_be_done_is_not_compared():
     assert incomparable(one, one) == []
     other = msgspec.structs.replace(one, workload={"name": "uniform", "keys": 10})
     assert incomparable(one, other) == ["the workload differs (keys)"]
+    assert incomparable(one, msgspec.structs.replace(one, workload={**one.workload, "preload": False})) == []
+    away = msgspec.structs.replace(one, load={**one.load, "preload_at": "farthest"})
+    assert incomparable(one, away) == [], "nothing was written before the run"
+    one, away = (msgspec.structs.replace(run, workload={"keys": 10, "preload": True}) for run in (one, away))
+    assert incomparable(one, away) == ["where keys were written before the run: leader against farthest"]
     reading = [msgspec.structs.replace(entry, kind="read") for entry in one.latencies]
     assert "kinds of operations" in incomparable(one, msgspec.structs.replace(one, latencies=reading))[0]
 

@@ -30,7 +30,7 @@ from bench.results import (
     write_run,
 )
 from bench.runner import CALIBRATION_S, Interrupted, Settings, _Bench, _Probe
-from bench.suite import parse_suite
+from bench.suite import SuiteError, parse_suite
 
 from .model.test_system import MACHINE
 
@@ -113,6 +113,21 @@ def test_a_result_is_held_against_the_one_that_decides_alone_at_the_same_point_o
     assert found["near"].near_null
     assert not found["far"].near_null
     assert [(each.responder, each.throughput) for each in bench._manifest.ceilings] == [("null", 400.0)]
+
+
+def test_results_of_a_suite_that_could_say_less_are_gone_on_with(tmp_path):
+    stored = a_bench(tmp_path, {})._manifest
+    stored.suite["experiments"][0]["load"].pop("preload_at")
+    results.write_manifest(tmp_path, stored)
+    assert a_bench(tmp_path, {})._manifest.created == stored.created
+    stored.suite["experiments"][0]["load"]["preload_at"] = "farthest"
+    results.write_manifest(tmp_path, stored)
+    with pytest.raises(SuiteError, match="another suite"):
+        a_bench(tmp_path, {})
+    stored.suite["moons"] = 1
+    results.write_manifest(tmp_path, stored)
+    with pytest.raises(SuiteError, match="another suite"):
+        a_bench(tmp_path, {})
 
 
 async def test_what_is_still_being_asked_when_the_load_is_over_is_waited_for(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from bench.judging import judge
 from bench.load.generator import GeneratorResult, GeneratorSpec
 from bench.load.measure import Window, merge
 from bench.report import experiments_of
-from bench.report.settling import NEAR_MS, settlements
+from bench.report.settling import settlements
 from bench.results import Summary, decode_histogram, read_folder
 from bench.runner import Settings, run_suite
 from bench.simulated.costs import ClientSample, Costs, Sample, fit, load_costs
@@ -132,10 +132,10 @@ def test_what_clients_saw_is_judged_like_what_they_saw_of_a_real_cluster(tmp_pat
     cluster = simulation(protocol, 1 if protocol == "null" else 3, sync_mode=sync_mode)
     mix = {"name": "mix", "keys": 20, "mix": {"read": 0.4, "write": 0.4, "transaction": 0.2}, "group": 4}
     _, found, window = load(cluster, mix, fraction=1.0, preload=True, in_flight=16)
-    recordings = [("client", found[0].recording), ("loader", found[0].loaded)]
     assert found[0].loaded.operations
     verdict = judge(
-        recordings,
+        [("client", found[0].recording)],
+        loaded=[("loader", found[0].loaded)],
         start=window.start,
         total=found[0].measured.total,
         stale=False,
@@ -148,6 +148,8 @@ def test_what_clients_saw_is_judged_like_what_they_saw_of_a_real_cluster(tmp_pat
     )
     assert verdict.answer == "ok", verdict.reason
     assert verdict.operations > 100
+    assert verdict.sampled == pytest.approx(len(found[0].recording.operations) / found[0].measured.total)
+    assert verdict.operations == len(found[0].recording.operations) + len(found[0].loaded.operations)
 
 
 def test_an_open_loop_offers_what_it_was_told_to():
@@ -239,9 +241,16 @@ async def test_objects_that_begin_far_away_come_home_within_a_minute(tmp_path, m
     (moving,) = [each for each in shipped.experiments if each.name == "moving"]
     (wpaxos,) = [each for each in shipped.targets if each.protocol == "wpaxos"]
     assert moving.sweep is not None
+    half = msgspec.structs.replace(
+        moving,
+        sweep=msgspec.structs.replace(moving.sweep, values=[0.05]),
+        # Half as many of both: each object is used as often.
+        changes={**moving.changes, "keys": 150},
+        load=msgspec.structs.replace(moving.load, rate=25.0),
+    )
     suite = msgspec.structs.replace(
         shipped,
-        experiments=[msgspec.structs.replace(moving, sweep=msgspec.structs.replace(moving.sweep, values=[0.05]))],
+        experiments=[half],
         targets=[msgspec.structs.replace(wpaxos, target="simulated")],
         repetitions=1,
     )
@@ -256,4 +265,4 @@ async def test_objects_that_begin_far_away_come_home_within_a_minute(tmp_path, m
     for row in rows:
         assert row.last.mean <= row.first.mean / 2, row
         assert row.declared_ms is not None
-        assert row.declared_ms < row.last.mean <= row.declared_ms + NEAR_MS, row
+        assert row.declared_ms < row.last.mean, row

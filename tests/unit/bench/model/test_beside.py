@@ -105,6 +105,16 @@ def test_where_objects_are_owned_follows_from_who_uses_them(workload, locality, 
     assert found.spread is spread
 
 
+@pytest.mark.parametrize(
+    ("protocol", "preload_at", "covered"),
+    [("wpaxos", "leader", True), ("wpaxos", "farthest", False), ("epaxos", "farthest", True)],
+)
+def test_objects_that_are_on_their_way_are_not_predicted(protocol, preload_at, covered):
+    run = a_run(3, regions=["ohio", "virginia", "california"], load={"loop": "open", "preload_at": preload_at})
+    run.deployment = msgspec.structs.replace(run.deployment, protocol=protocol)
+    assert (deployment_of(run) is not None) is covered
+
+
 @pytest.mark.parametrize("leader", ["ohio", "california"])
 def test_the_prediction_of_each_region_is_of_the_leader_where_it_stood(folder, leader):
     regions = ["ohio", "virginia", "california"]
