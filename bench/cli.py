@@ -79,7 +79,7 @@ _PROTOCOL_HELP = (
 def _common(command: Any) -> Any:
     for option in (
         click.option("--target", "targets", multiple=True, help=_TARGET_HELP),
-        click.option("--protocol", "protocols", multiple=True, help=_PROTOCOL_HELP),
+        click.option("--protocol", "--protocols", "protocols", multiple=True, help=_PROTOCOL_HELP),
         click.option(
             "--into", "folder", type=click.Path(path_type=Path, file_okay=False), help="Folder of the results."
         ),

@@ -114,6 +114,16 @@ def test_the_leader_stands_in_the_region_that_was_asked_for(tmp_path, protocol):
     assert run.verdict.answer == "ok"
 
 
+def test_a_suite_runs_the_protocols_that_are_listed(tmp_path):
+    six = "multipaxos,fpaxos,raft,epaxos,wpaxos,abd"
+    folder = tmp_path / "results"
+    done = synod_bench("suite", "wan", "--protocols", six, "--no-ceilings", "--for", "0.01", "--into", str(folder))
+    assert done.exit_code == INTERRUPTED, done.output
+    planned = read_folder(folder).manifest.planned
+    labels = {each.label.split(",")[0] for each in planned if each.experiment == "wan5"}
+    assert labels == set(six.split(","))
+
+
 def test_a_cluster_that_does_not_come_up_is_a_result_with_its_last_words(tmp_path):
     (tmp_path / "unwilling.py").write_text(UNWILLING)
     done, folder = short(tmp_path / "results", "--protocol", f"{tmp_path}/unwilling.py:PROTOCOL")

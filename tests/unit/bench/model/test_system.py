@@ -255,8 +255,17 @@ def test_a_stored_calibration_has_a_line_for_each_list_of_numbers(tmp_path):
     assert "[300, 380, 450, 520]" in path.read_text()
 
 
+# Messages a write by peer, as the table of all protocols has them (replica/consensus/README.md).
+MESSAGES_A_PEER = {"multipaxos": 2, "fpaxos": 2, "raft": 2, "epaxos": 3, "abd": 4, "wpaxos": 3, "null": 0}
+
+
 @pytest.mark.parametrize(
-    ("protocol", "replicas", "messages"), [("multipaxos", 3, 4), ("multipaxos", 5, 8), ("null", 1, 0)]
+    ("protocol", "replicas", "messages"),
+    [
+        (protocol, replicas, each * (replicas - 1))
+        for protocol, each in MESSAGES_A_PEER.items()
+        for replicas in ((1,) if protocol == "null" else (3, 5))
+    ],
 )
 def test_steps_are_counted_in_an_undisturbed_cluster(protocol, replicas, messages):
     cost = measure_steps(protocol, replicas, turns=40)
