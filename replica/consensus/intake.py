@@ -16,8 +16,8 @@ from .options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES
 from .turn import TurnState
 
 
-class IntakeBounds(Protocol):
-    """The options that bound a queue and a batch."""
+class BatchBounds(Protocol):
+    """The options that bound a batch."""
 
     @property
     def batch_max(self) -> int: ...
@@ -25,11 +25,31 @@ class IntakeBounds(Protocol):
     @property
     def batch_bytes_max(self) -> int: ...
 
+
+class IntakeBounds(BatchBounds, Protocol):
+    """The options that bound a queue and a batch."""
+
     @property
     def queue_max(self) -> int: ...
 
     @property
     def queue_bytes_max(self) -> int: ...
+
+
+def cut(queue: deque[Command], options: BatchBounds) -> tuple[tuple[Command, ...], int, int]:
+    """Take the next batch from the head of ``queue``, with the operations and the bytes in it: at least one command, if
+    there is one, then as many as the bounds allow."""
+    batch: list[Command] = []
+    operations = size = 0
+    while queue:
+        command = queue[0]
+        length = len(command.payload) + COMMAND_OVERHEAD_BYTES
+        if batch and (operations + command.count > options.batch_max or size + length > options.batch_bytes_max):
+            break
+        operations += command.count
+        size += length
+        batch.append(queue.popleft())
+    return tuple(batch), operations, size
 
 
 class Intake:
@@ -75,19 +95,10 @@ class Intake:
             queue.clear()
             self.operations = self._bytes = 0
             return commands
-        batch: list[Command] = []
-        operations = size = 0
-        while queue:
-            command = queue[0]
-            length = len(command.payload) + COMMAND_OVERHEAD_BYTES
-            if batch and (operations + command.count > options.batch_max or size + length > options.batch_bytes_max):
-                break
-            operations += command.count
-            size += length
-            batch.append(queue.popleft())
+        batch, operations, size = cut(queue, options)
         self.operations -= operations
         self._bytes -= size
-        return tuple(batch)
+        return batch
 
     def refuse(self, reason: str, hint: ReplicaId | None) -> None:
         """Refuse what waits and was never proposed."""

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from typing import Final, TypeAlias
 
 from replica.consensus.ballots import Ballot
+from replica.consensus.intake import cut
 from replica.consensus.interface import Command, ReplicaId, Ticket
-from replica.consensus.options import COMMAND_OVERHEAD_BYTES
 from replica.consensus.values import NOOP, encode_batch
 from replica.consensus.window import Entry
 
@@ -152,20 +152,8 @@ class Replication:
             and tenure.next - 1 - log.decided < options.window_slots
             and self.undecided_bytes < options.window_bytes_max
         ):
-            batch: list[Command] = []
-            operations = size = 0
-            while tenure.queue:
-                command = tenure.queue[0]
-                length = len(command.payload) + COMMAND_OVERHEAD_BYTES
-                if batch and (
-                    operations + command.count > options.batch_max or size + length > options.batch_bytes_max
-                ):
-                    break
-                operations += command.count
-                size += length
-                batch.append(tenure.queue.popleft())
-            self.waiting -= len(batch)
-            commands = tuple(batch)
+            commands, _, _ = cut(tenure.queue, options)
+            self.waiting -= len(commands)
             self._propose(log, tenure, encode_batch(commands), commands)
 
     # -------------------------------------------------------------------------------------------------------- counting
