@@ -19,7 +19,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from tests.support.packages import install
 
 KEYS = 6
 COUNTERS = 3
+LOOK_S = 5.0
+"""Without progress for so long it is looked whether anybody died who was not killed."""
 KILLS_THAT_INTERRUPT = 20
 """So many cannot all have missed what was owned or under way."""
 WORKERS = 9
@@ -193,11 +195,17 @@ async def kills_under_load(cluster: Cluster, case: Case, kills: int) -> Load:
     draw = random.Random(f"kills {kills}")
     workers = [asyncio.create_task(load.work(number)) for number in range(WORKERS)]
 
-    async def progress(more: int) -> None:
+    async def progress(more: int, killed: Sequence[int] = ()) -> None:
         aim = load.acknowledged + more
+        looked = time.monotonic()
         while load.acknowledged < aim:
             if any(worker.done() for worker in workers):
                 await asyncio.gather(*workers)
+            if time.monotonic() > looked + LOOK_S:
+                running = {each.replica for each in await asyncio.to_thread(cluster.status) if each.running}
+                died = {each.replica for each in cluster.layout.replicas} - running - set(killed)
+                assert not died, "\n".join(line for replica in died for line in cluster.log_tail(replica))
+                looked = time.monotonic()
             await asyncio.sleep(0.005)
 
     alike = case.replicas // case.together
@@ -211,7 +219,7 @@ async def kills_under_load(cluster: Cluster, case: Case, kills: int) -> Load:
         for victim in victims:
             cluster.kill(victim)
         if stays_dead:
-            await progress(ACKNOWLEDGED_BETWEEN_KILLS)
+            await progress(ACKNOWLEDGED_BETWEEN_KILLS, victims)
             await asyncio.to_thread(load.look, case.replaces)
         else:
             await asyncio.sleep(draw.uniform(0.0, 0.5))
