@@ -27,6 +27,12 @@ def test_all_faults_leave_it_sound(replicas, options, seeds):
     assert not survey.shortcomings(PROFILES["all"], 300)
 
 
+@pytest.mark.parametrize("seed", [23, 34])
+def test_the_hub_of_a_star_serves_what_others_had_begun_to_claim(seed):
+    """Both plan a partition in which one replica alone reaches all others, with clients at all of them."""
+    assert run(seed, PROTOCOL, 9, options={"zones": 3}).counters["endured: hub"] == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -32,7 +32,10 @@ Flow
    a phase-2 quorum near the owner decides, and the decision is announced. A window of positions is under way at once.
 3. *Offer* (`policies`): the owner watches from which zones its objects are accessed, and offers one to a replica that
    uses it more. The owner serves on until the object is claimed. One that has just moved rests.
-4. *Catch up* (`catchup`): whoever sees that it is behind compares and is handed objects as they stand, sessions
+4. *Relay*: a replica that reaches neither an owner nor a phase-1 quorum turns to one that does, as signs of life tell,
+   and hands over to it what it has claimed or owns in vain. Where there is none it refuses, rather than let clients
+   wait.
+5. *Catch up* (`catchup`): whoever sees that it is behind compares and is handed objects as they stand, sessions
    included; the log of an object before that is of no use to anybody.
 
 What is always true

@@ -42,8 +42,9 @@ class Acceptor:
             if claim.ballot < log.promised:
                 core.post(sender, Refused, Owned(log.name, log.promised))
                 continue
+            if claim.ballot > log.promised:
+                log.news_at = core.now  # a claim that is repeated may be one that can't succeed
             self._yield_to(log, claim)
-            log.news_at = core.now
             self._tell(sender, log)
 
     def _yield_to(self, log: ObjectLog, claim: Owned) -> None:

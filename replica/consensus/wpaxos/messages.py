@@ -196,6 +196,13 @@ class Handed(Message, frozen=True, tag=14):
     objects: tuple[Handing, ...]
 
 
+class Relay(Message, frozen=True, tag=15):
+    """Clients of the sender ask for these commands, on objects whose owners it does not reach and which it cannot claim
+    either; the recipient, which is in touch with more, is to own them."""
+
+    commands: tuple[Command, ...]
+
+
 # ------------------------------------------------------------------------------------------------------------ records
 
 
@@ -240,6 +247,7 @@ MESSAGES: Final[tuple[type[Message], ...]] = (
     Changes,
     Fetch,
     Handed,
+    Relay,
 )
 
 TABLES: Final[Mapping[str, type[Record]]] = {

@@ -51,6 +51,7 @@ from .messages import (
     Promised,
     Redirect,
     Refused,
+    Relay,
 )
 from .options import WPaxosOptions, quorums_of, zones_of
 from .replication import Replication
@@ -87,6 +88,7 @@ class WPaxos(Protocol):
             Redirect: self._acceptor.on_owned,
             Decided: self._acceptor.on_decided,
             Forward: self._stealing.on_forward,
+            Relay: self._stealing.on_relay,
             Offer: self._stealing.on_offer,
             Alive: self._on_alive,
             Compare: self._catchups.on_compare,
@@ -183,7 +185,7 @@ class WPaxos(Protocol):
             ballot="",
             decided={name: log.decided for name, log in logs.items() if log.decided},
             delivered={name: log.delivered for name, log in logs.items() if log.delivered},
-            accepting=core.voting and not self._stealing.full,
+            accepting=core.voting and not self._stealing.full and not self._contacts.cut_off(),
             queued=self._stealing.operations,
             in_flight=self._replication.in_flight,
             counters=dict(core.counters),

@@ -244,6 +244,11 @@ class Replication:
     # -------------------------------------------------------------------------------------------------------- queries
 
     @property
+    def busy(self) -> Iterable[str]:
+        """Owned objects with something queued, undecided, or decided and not announced."""
+        return self._busy
+
+    @property
     def in_flight(self) -> int:
         """Positions that are proposed and undecided."""
         return sum(self.tenures[name].next - 1 - self._logs.by_name[name].decided for name in self._busy)

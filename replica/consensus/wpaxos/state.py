@@ -28,6 +28,7 @@ from .messages import (
     Promised,
     Redirect,
     Refused,
+    Relay,
 )
 from .options import WPaxosOptions
 
@@ -43,7 +44,7 @@ LAST: Final[dict[type[Message], int]] = {Promised: 1, Prepare: 2}
 """What goes out behind everything else."""
 
 Kind: TypeAlias = type[
-    Prepare | Promised | Accept | Accepted | Refused | Decided | Forward | Redirect | Offer | Fetch | Handed
+    Prepare | Promised | Accept | Accepted | Refused | Decided | Forward | Redirect | Offer | Fetch | Handed | Relay
 ]
 
 

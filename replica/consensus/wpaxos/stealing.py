@@ -9,6 +9,11 @@ promised. An object is claimed (stolen, where it had an owner) in four cases:
 - something was accepted and nothing has been heard of it for long: whoever proposed it may be gone, and what it has
   decided perhaps has to reach everybody.
 
+Links may be cut such that this replica reaches too few to claim anything, while another that it does reach can (the
+hub of a star). Then commands are *relayed* to that one, which claims their objects whoever owned them, and claims and
+objects of this replica's that have got stuck are offered to it. Where there is no such replica, commands that were
+given to nobody are refused, definitely, so that clients turn elsewhere.
+
 A ballot is durable as the own promise before anybody hears of it, so it is never minted twice. Once a phase-1 quorum
 has promised, the claimant has to have *delivered* as far as any of them before it proposes anything; beyond that it
 takes up what was decided, what was accepted at the highest ballot, or nothing at all. Two claimants do not duel: the
@@ -28,7 +33,7 @@ from replica.consensus.options import COMMAND_BYTES_MAX, COMMAND_OVERHEAD_BYTES
 from .catchup import CatchUps
 from .contacts import Contacts
 from .log import Logs, ObjectLog
-from .messages import Forward, Held, Offer, Owned, Prepare, Promised, Redirect
+from .messages import Forward, Held, Offer, Owned, Prepare, Promised, Redirect, Relay
 from .replication import CommandId, Replication
 from .state import Core
 
@@ -48,7 +53,9 @@ SILENCES: Final = 3
 """So many suspicion timeouts without news of an object whose owner is alive, and it is claimed in spite of that."""
 
 PATIENCE: Final = 20
-"""So many suspicion timeouts after which a command is given up. It may be decided even so."""
+"""So many suspicion timeouts after which a command is given up; it may be decided even so, if it was given to an owner.
+Where no owner can be reached or made, one is enough for a command that was given to nobody, and ``SILENCES`` for
+others."""
 
 
 class _Answer:
@@ -124,6 +131,8 @@ class Stealing:
         """Commands of others that wait for a claim, of all objects together."""
         self._grown: dict[str, None] = {}
         """Claims that may have succeeded."""
+        self._offered_at = 0.0
+        """When objects on which nothing can be decided here were last offered to another replica."""
         self._moved: dict[str, None] = {}
         """Objects that may have another owner than those who wait for them have turned to."""
 
@@ -138,6 +147,7 @@ class Stealing:
         """Clients of this replica ask for commands."""
         core, options, reject = self._core, self._core.options, self._core.effects.rejections.append
         asked: dict[str, None] = {}
+        cut_off = self._contacts.cut_off()
         for command in commands:
             length = len(command.payload) + COMMAND_OVERHEAD_BYTES
             name = _object(command)
@@ -148,6 +158,8 @@ class Stealing:
                 reject(Reject(command, Reason.UNSUPPORTED, True))
             elif identity in self.pending:
                 asked[name] = None
+            elif cut_off:
+                reject(Reject(command, Reason.NOT_LEADER, True))
             elif self.full or (self._bytes and self._bytes + length > options.queue_bytes_max):
                 reject(Reject(command, Reason.OVERLOADED, True, core.replica))
             else:
@@ -161,8 +173,9 @@ class Stealing:
                 self._replication.accessed(self._logs[name], core.replica)
             self.route(name)
 
-    def route(self, name: str) -> None:
-        """Bring the commands that wait for an object to its owner, those that were just sent excepted."""
+    def route(self, name: str, *, lost: bool = False) -> None:
+        """Bring the commands that wait for an object to its owner, those that were just sent excepted; or to this
+        replica, or to one that is in touch with more, if the owner is ``lost``."""
         core, log = self._core, self._logs[name]
         waiting = self._by_name.get(name)
         if not waiting:
@@ -176,17 +189,25 @@ class Stealing:
         if name in self.campaigns:
             return
         owner = log.promised.replica
-        if owner in (0, core.replica) or self._contacts.suspects(owner):
-            self.claim(log)
-            return
+        kind: type[Forward | Relay] = Forward
+        if lost or self._lost(owner):
+            helper = None if self._contacts.may_claim() else self._contacts.helper()
+            if helper is None:
+                self.claim(log)
+                return
+            owner, kind = helper, Relay
         first = core.options.retransmit_s
         for pending in waiting.values():
             if pending.due <= core.now and pending.may_be_given():
                 pending.given = True
-                core.counters["forwarded"] += 1
+                core.counters["forwarded" if kind is Forward else "relayed"] += 1
                 pending.interval = min(2 * pending.interval, FORWARDS_MAX * first) or first
                 pending.due = core.now + pending.interval
-                core.post(owner, Forward, pending.command, len(pending.command.payload))
+                core.post(owner, kind, pending.command, len(pending.command.payload))
+
+    def _lost(self, owner: ReplicaId) -> bool:
+        """Does whoever minted an object's ballot not serve it? To be asked where this replica doesn't."""
+        return owner in (0, self._core.replica) or self._contacts.suspects(owner)
 
     def reroute(self, name: str) -> None:
         """The object may have another owner than a moment ago: at the end of the turn, turn to it."""
@@ -216,29 +237,39 @@ class Stealing:
 
     def on_forward(self, sender: ReplicaId, message: Forward) -> None:
         """Clients of another replica ask for commands on objects that are owned here, or were."""
+        self._asked_elsewhere(sender, message.commands, relayed=False)
+
+    def on_relay(self, sender: ReplicaId, message: Relay) -> None:
+        """Another replica can't reach the owners of the objects that its clients ask for, nor claim them."""
+        self._asked_elsewhere(sender, message.commands, relayed=True)
+
+    def _asked_elsewhere(self, sender: ReplicaId, commands: Sequence[Command], *, relayed: bool) -> None:
         core, replication = self._core, self._replication
         if not core.voting:
             return
         asked: dict[str, None] = {}
-        for command in message.commands:
+        for command in commands:
             name = _object(command)
             if name is None:
                 continue
             log = self._logs[name]
             room = replication.waiting + self._waiting < core.options.queue_max
             if name in replication.tenures:
-                asked[name] = None
+                if not relayed:  # it could not take the object
+                    asked[name] = None
                 if room:
                     replication.enqueue(log, (command,))
                 continue
             owner = log.promised.replica
             if name not in self.campaigns:
-                if owner not in (0, core.replica):
+                if owner not in (0, core.replica) and not relayed:
                     core.post(sender, Redirect, Owned(name, log.promised))
                     continue
                 self.claim(log)
             campaign = self.campaigns.get(name)
-            if campaign is not None and room:
+            if campaign is None and not self._contacts.may_claim():
+                core.post(sender, Offer, Owned(name, log.promised))
+            elif campaign is not None and room:
                 identity = (command.session, command.sequence)
                 self._waiting += identity not in campaign.waiting
                 campaign.waiting[identity] = (sender, command)
@@ -260,7 +291,7 @@ class Stealing:
         core = self._core
         if not core.voting or log.name in self.campaigns or len(self.campaigns) >= CAMPAIGNS_MAX:
             return
-        if not core.quorums.phase1(self._contacts.healthy()):
+        if not self._contacts.may_claim():
             return
         assert log.name not in self._replication.tenures, f"{log.name!r} is owned already"
         core.counters["claims"] += 1
@@ -349,6 +380,7 @@ class Stealing:
         core = self._core
         timeout = core.options.suspicion_timeout_s
         overdue = core.now - core.options.retransmit_s
+        self._hand_over()
         for name, campaign in self.campaigns.items():
             if campaign.sent_at <= overdue:
                 campaign.sent_at = core.now
@@ -376,6 +408,30 @@ class Stealing:
             core.counters["rescues"] += 1
             self.claim(log)
 
+    def _hand_over(self) -> None:
+        """Give up claims that can't succeed, and offer what can't go on here to a replica that reaches more."""
+        core, contacts = self._core, self._contacts
+        may_claim, may_decide = contacts.may_claim(), contacts.may_decide()
+        if may_claim and may_decide:
+            return
+        healthy, helper = contacts.healthy(), contacts.helper()
+        offered: list[Owned] = []
+        for name, campaign in [] if may_claim else list(self.campaigns.items()):
+            promised = {replica for replica, answer in campaign.answers.items() if answer.complete}
+            if not core.quorums.phase1(healthy | promised):
+                core.counters["claims given up"] += 1
+                del self.campaigns[name]
+                self._waiting -= len(campaign.waiting)
+                offered.append(Owned(name, campaign.ballot))
+                self.reroute(name)
+        if not may_decide and core.now >= self._offered_at + core.options.retransmit_s:
+            self._offered_at = core.now
+            busy = islice(self._replication.busy, RESCUES_MAX)
+            offered.extend(Owned(name, self._replication.tenures[name].ballot) for name in busy)
+        if helper is not None:
+            for owned in offered:
+                core.post(helper, Offer, owned)
+
     def _turn(self, log: ObjectLog) -> int:
         """How many others come before this replica when it comes to rescuing an object: its owner is the first."""
         members = len(self._core.others) + 1
@@ -385,22 +441,31 @@ class Stealing:
         """Look after the commands that wait for an object."""
         core, log = self._core, self._logs[name]
         timeout = core.options.suspicion_timeout_s
+        owned = name in self._replication.tenures or name in self.campaigns
+        stranded = self._stranded(log)
         waiting = list(self._by_name[name].items())
         # To the end of the line, so that the next tick looks at others.
         self._by_name[name] = self._by_name.pop(name)
         for identity, pending in waiting:
-            if core.now - pending.since >= PATIENCE * timeout:
-                core.effects.rejections.append(Reject(pending.command, Reason.LOST, False))
+            patience = PATIENCE if not stranded else SILENCES if pending.given else 1
+            if core.now - pending.since >= patience * timeout:
+                reason = Reason.LOST if pending.given else Reason.NOT_LEADER
+                core.effects.rejections.append(Reject(pending.command, reason, not pending.given))
                 self._drop(identity)
         if name not in self._by_name:
             return
-        owned = name in self._replication.tenures or name in self.campaigns
         oldest = min(pending.since for pending in self._by_name[name].values())
         silent = core.now - max(oldest, log.news_at) >= SILENCES * timeout * (1.0 + core.randomness.random())
-        if not owned and silent:
-            self.claim(log)
+        self.route(name, lost=not owned and silent)
+
+    def _stranded(self, log: ObjectLog) -> bool:
+        """Can nothing come of commands on an object as long as this replica reaches no more than it does?"""
+        contacts = self._contacts
+        if log.name in self._replication.tenures:
+            able = contacts.may_decide()
         else:
-            self.route(name)
+            able = not self._lost(log.promised.replica) or log.name in self.campaigns or contacts.may_claim()
+        return not able and contacts.helper() is None
 
     # -------------------------------------------------------------------------------------------------------- queries
 

@@ -23,7 +23,7 @@ from replica.consensus.interface import (
 )
 from replica.consensus.quorums import Grid, Quorums, checked, find_disjoint
 from replica.consensus.wpaxos import PROTOCOL
-from replica.consensus.wpaxos.messages import Accept, Accepted, Decided, Forward, Offer, Prepare, Promised
+from replica.consensus.wpaxos.messages import Accept, Accepted, Decided, Forward, Offer, Prepare, Promised, Relay
 from replica.consensus.wpaxos.options import WPaxosOptions, quorums_of
 from replica.consensus.wpaxos.planted import BUGS, planted
 from replica.consensus.wpaxos.policies import POLICIES, Consecutive, Majority, MovingAverage
@@ -497,10 +497,13 @@ def test_with_more_than_f_z_zones_lost_nothing_is_stolen():
     story[1].crash()
     story[2].crash()
     claims = story.tap(Prepare)
-    story[3].put(b"x", b"waits")
+    story[3].put(b"x", b"in vain")
     story.wait(3.0, only=(3, 4, 5))
     assert story[3].value(b"x") == b"0 by 1"
     assert not [claim for claim in claims if claim[0] == 3]
+    # It was sent to the owner, of which nobody knows what it has seen.
+    assert [(each.reason, each.definite) for each in story[3].rejections] == [(Reason.LOST, False)]
+    story[3].put(b"x", b"waits")
     story[2].start()
     story.wait(3.0, only=(2, 3, 4, 5))
     assert story[3].value(b"x") == b"waits"
@@ -526,6 +529,125 @@ def test_what_an_owner_left_undecided_is_finished_by_others():
     story.wait(4 * SUSPICION_S, only=(2, 3))
     assert story[2].value(b"x") == story[3].value(b"x") == b"left lying"
     assert story.counters("rescues")
+
+
+# ------------------------------------------------------------------------------------------------------ links cut
+
+
+def star(hub: int) -> Estate:
+    """Three zones of three; the links between all but the hub are cut, as is noticed later."""
+    story = Estate(9, zones="aaabbbccc")
+    use(story, 9, b"owned by 9", 1)
+    use(story, hub, b"owned by the hub", 1)
+    story.cut = {(one, other) for one in range(1, 10) for other in range(1, 10) if hub not in {one, other}}
+    return story
+
+
+def test_a_claim_that_can_not_succeed_any_more_goes_to_a_replica_that_reaches_enough():
+    story = star(hub=5)
+    claims = story.tap(Prepare)
+    done = story[1].put(b"x", b"1")
+    story.settle()
+    assert {sender for sender, _, _ in claims} == {1}
+    story.wait(3 * SUSPICION_S)
+    assert story[1].results[done] == Written(1)
+    assert story[5].owns(b"x")
+    assert story.counters("claims given up") == 1
+    later = story[2].put(b"x", b"2")
+    story.wait(0.1)
+    assert story[2].results[later] == Written(2)
+
+
+def test_a_claim_that_was_given_up_does_not_stand_in_the_way_of_others():
+    story = star(hub=5)
+    # Two have claimed it and do not hear of one another; those who ask are clients of neither.
+    story[1].put(b"x", b"1")
+    story[9].put(b"x", b"9")
+    story.wait(3 * SUSPICION_S)
+    done = [story[replica].put(b"x", b"by %d" % replica) for replica in (2, 5, 7)]
+    story.wait(0.1)
+    for replica, identity in zip((2, 5, 7), done, strict=True):
+        assert identity in story[replica].results
+    assert not any(holder.inner._stealing.campaigns for holder in story.holders)
+
+
+def test_what_is_asked_for_where_its_owner_is_out_of_reach_is_relayed():
+    story = star(hub=5)
+    story.wait(2 * SUSPICION_S)
+    relays = story.tap(Relay)
+    done = story[1].put(b"owned by 9", b"by 1")
+    story.wait(0.1)
+    assert {(sender, to) for sender, to, _ in relays} == {(1, 5)}
+    assert story[1].results[done] == Written(2)
+    assert story[5].owns(b"owned by 9")
+    assert not story[1].rejections
+
+
+def test_an_owner_that_reaches_too_few_offers_its_objects_to_one_that_reaches_enough():
+    story = star(hub=5)
+    story.wait(2 * SUSPICION_S)
+    done = story[9].put(b"owned by 9", b"at its owner")
+    other = story[5].put(b"owned by 9", b"at the hub")
+    story.wait(1.0)
+    assert done in story[9].results
+    assert other in story[5].results
+    assert story[5].owns(b"owned by 9")
+
+
+def test_a_replica_that_is_cut_off_refuses_what_it_has_given_to_nobody_and_mints_no_ballot_twice():
+    story = Estate(3)
+    use(story, 1, b"old", 1)
+    assert story[3].core.status().accepting
+    story.isolate(3)
+    claims = story.tap(Prepare)
+    story[3].put(b"new", b"1")
+    story[3].put(b"old", b"2")
+    story.wait(2 * SUSPICION_S)
+    assert [(each.command.sequence, each.reason, each.definite) for each in story[3].rejections] == [
+        (2, Reason.NOT_LEADER, True)
+    ]
+    assert not story[3].core.status().accepting
+    story[3].put(b"new", b"3")
+    assert (story[3].rejections[-1].reason, story[3].rejections[-1].definite) == (Reason.NOT_LEADER, True)
+    story.wait(2 * SUSPICION_S)
+    # What had been forwarded to its owner may have arrived there.
+    assert [(each.command.sequence, each.definite) for each in story[3].rejections] == [
+        (2, True),
+        (4, True),
+        (3, False),
+    ]
+    story.heal()
+    story.wait(1.0)
+    assert story[3].core.status().accepting
+    done = story[3].put(b"new", b"4")
+    story.wait(0.1)
+    assert story[3].results[done] == Written(1)
+    # The first ballot was heard by nobody, and is not used again.
+    assert {claim.ballot.round for sender, _, message in claims if sender == 3 for claim in message.claims} == {2}
+
+
+def test_an_owner_that_is_cut_off_does_not_keep_its_clients_waiting():
+    story = Estate(3)
+    use(story, 1, b"x", 1)
+    story.isolate(1)
+    story[1].put(b"x", b"2")
+    story.wait(4 * SUSPICION_S)
+    assert [(each.reason, each.definite) for each in story[1].rejections] == [(Reason.LOST, False)]
+    done = story[2].put(b"x", b"3")
+    story.wait(0.1)
+    assert done in story[2].results
+
+
+def test_a_claim_that_is_only_repeated_is_no_news():
+    story = Estate(3)
+    use(story, 1, b"x", 1)
+    story.lose = lambda sender, to, message: isinstance(message, Promised) and to == 1
+    story[1].crash()
+    story[1].start()
+    story[1].put(b"x", b"never gets its promises")
+    done = story[2].put(b"x", b"by 2")
+    story.wait(8 * SUSPICION_S)
+    assert done in story[2].results
 
 
 # ------------------------------------------------------------------------------------------------- durable before told
@@ -594,6 +716,7 @@ def test_a_member_that_restarted_does_not_vote_for_an_owner_that_it_helped_to_re
     story[2].start()
     story.heal()
     story.cut = {(1, 3), (3, 1)}
+    story[1].inner._contacts.start()  # or it would take itself to be cut off still
     done = story[1].put(b"x", b"by 1")
     story.settle()
     decided = done in story[1].results
