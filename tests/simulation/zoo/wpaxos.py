@@ -11,6 +11,7 @@ CAUGHT_BY = {
     "quorums that do not intersect": DIVERGED,
     "vote before its sync": {"decided implies durable", *DIVERGED},
     "promise lost on restart": {"promises are kept", *DIVERGED},
+    "steal leaves the sessions behind": {"state digests", "exactly once"},
 }
 
 WIDE = {"quorums that do not intersect"}

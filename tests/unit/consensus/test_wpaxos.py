@@ -381,6 +381,27 @@ def test_a_new_owner_that_missed_what_was_decided_learns_it_before_it_proposes(s
     assert story.value(b"x") == b"new"
 
 
+@trap("steal leaves the sessions behind")
+def test_a_retry_at_a_new_owner_that_was_handed_the_object_takes_effect_once(spec):
+    story = Estate(3, spec=spec)
+    story.isolate(3)
+    story[1].ask(Add(b"x", 40), 77, 1)
+    story.settle()
+    story.heal()
+    # It missed the command, is handed the object as it stands, and only then owns it.
+    claims = story.tap(Prepare)
+    story[3].inner._stealing.claim(story[3].held(b"x"))
+    story[3].step()
+    story.wait(1.0)
+    assert story[3].owns(b"x")
+    assert claims
+    assert story[3].core.status().counters["images"] == 1
+    story[3].ask(Add(b"x", 40), 77, 1)
+    story.settle()
+    assert story[3].results[77, 1] == Added(1, 40)
+    assert story.value(b"x") == b"40"
+
+
 @trap("quorums that do not intersect")
 def test_a_value_that_one_quorum_decided_is_found_by_the_next_owner(spec):
     story = Estate(5, spec=spec)
