@@ -153,7 +153,8 @@ class Redirect(Message, frozen=True, tag=8):
 
 
 class Offer(Message, frozen=True, tag=9):
-    """The sender owns these objects at these ballots; they are used where the recipient is, which should take them."""
+    """The sender owns these objects at these ballots, or has tried to; they are used where the recipient is, or nothing
+    can be decided where the sender is: the recipient should take them."""
 
     owned: tuple[Owned, ...]
 

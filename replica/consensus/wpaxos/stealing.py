@@ -191,11 +191,14 @@ class Stealing:
         owner = log.promised.replica
         kind: type[Forward | Relay] = Forward
         if lost or self._lost(owner):
-            helper = None if self._contacts.may_claim() else self._contacts.helper()
-            if helper is None:
+            if self._contacts.may_claim():
                 self.claim(log)
                 return
-            owner, kind = helper, Relay
+            helper = self._contacts.helper()
+            if helper is not None:
+                owner, kind = helper, Relay
+            elif self._lost(owner):
+                return
         first = core.options.retransmit_s
         for pending in waiting.values():
             if pending.due <= core.now and pending.may_be_given():
@@ -267,8 +270,8 @@ class Stealing:
                     continue
                 self.claim(log)
             campaign = self.campaigns.get(name)
-            if campaign is None and not self._contacts.may_claim():
-                core.post(sender, Offer, Owned(name, log.promised))
+            if campaign is None and not relayed and not self._contacts.may_claim():
+                core.post(sender, Offer, Owned(name, log.promised))  # perhaps it may
             elif campaign is not None and room:
                 identity = (command.session, command.sequence)
                 self._waiting += identity not in campaign.waiting
@@ -442,8 +445,9 @@ class Stealing:
         core, log = self._core, self._logs[name]
         timeout = core.options.suspicion_timeout_s
         owned = name in self._replication.tenures or name in self.campaigns
-        stranded = self._stranded(log)
         waiting = list(self._by_name[name].items())
+        oldest = min(pending.since for _, pending in waiting)
+        stranded = core.now - oldest >= timeout and self._stranded(log)
         # To the end of the line, so that the next tick looks at others.
         self._by_name[name] = self._by_name.pop(name)
         for identity, pending in waiting:
