@@ -53,6 +53,8 @@ class Case:
     options: dict[str, int | float | str | bool] = field(default_factory=dict)
     together: int = 1
     """Replicas that are killed at once: those whose ids are alike modulo the number of zones."""
+    goes_on: bool = True
+    """Whether the others serve all keys without those that are killed."""
     replaces: str = ""
     """What the protocol counts when it goes on without somebody who owned or had begun something."""
 
@@ -67,7 +69,7 @@ CASES = {
     "epaxos-of-five": Case("epaxos", 5, replaces="recoveries"),
     "epaxos-of-five-slowly": Case("epaxos", 5, {"e": 0, "f": 2}, replaces="recoveries"),
     "wpaxos-of-nine": Case("wpaxos", 9, {"zones": 3}, together=3, replaces="steals"),
-    "partitioned": Case("partitioned", 3),
+    "partitioned": Case("partitioned", 3, goes_on=False),
 }
 QUICK = ("abd", "epaxos", "wpaxos")
 
@@ -212,7 +214,7 @@ async def kills_under_load(cluster: Cluster, case: Case, kills: int) -> Load:
     zones = [[each.replica for each in cluster.layout.replicas[first::alike]] for first in range(alike)]
     for number in range(kills):
         await progress(ACKNOWLEDGED_BETWEEN_KILLS)
-        stays_dead = number % 2 == 0
+        stays_dead = case.goes_on and number % 2 == 0
         if stays_dead or case.together > 1:
             await asyncio.to_thread(cluster.wait_ready)  # or too many are missing for anything to go on
         victims = draw.choice(zones)
