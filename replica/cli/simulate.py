@@ -85,7 +85,8 @@ def simulate(
     \b
     Exit status:
       0  all runs were clean
-      1  some run was not; or many were, and something was never covered or a run was too tame
+      1  some run was not; or many were, and something was never covered or a run was too tame; or more than
+         1 % of the histories could not be judged
       2  wrong usage
     """
     from replica.consensus.interface import ConfigurationError
@@ -133,6 +134,7 @@ def simulate(
             f"never covered: {name}" for name in survey.missing(expected(PROFILES[faults], spec.capabilities, replicas))
         ]
         missing += survey.shortcomings(PROFILES[faults], operations)
+    missing += survey.doubts()
     if as_json:
         click.echo(
             json.dumps(
@@ -143,6 +145,7 @@ def simulate(
                     "events": survey.events,
                     "operations": survey.operations,
                     "succeeded": survey.succeeded,
+                    "undecided": survey.undecided,
                     "seconds": seconds,
                     "events_per_second": survey.events / seconds / jobs,
                     "counters": survey.counters,

@@ -35,6 +35,8 @@ class Judge(ABC):
         self.witness = witness
         self.ledgers: dict[ReplicaId, Ledger] = {}
         self.refusals = 0
+        self.undecided = 0
+        """Histories that a search could neither find sound nor refute."""
         self._minted: set[int] = set()
 
     # ------------------------------------------------------------------------------------------------------ replicas

@@ -23,7 +23,8 @@ from replica.verification import Budget, Header, Verdict, check
 from replica.verification.history import Recorder
 
 STATES_MAX: Final = 200_000
-"""What the search may explore in one run; a history that needs more is reported as undecided, not as sound."""
+"""What the search may explore in one run; a history that needs more is reported as undecided, not as sound, and a
+survey bears only a few of those."""
 
 
 class RegisterOracle(Judge):
@@ -108,6 +109,7 @@ class RegisterOracle(Judge):
         if report.verdict is Verdict.VIOLATION:
             raise Violation("linearizability", report.explanation)
         if report.verdict is Verdict.UNKNOWN:
+            self.undecided += 1
             self._world.count("histories that the search could not decide")
             return 0
         return report.operations

@@ -89,6 +89,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     positions: int
     checked: int
     """Operations whose order was held against real time."""
+    undecided: int = 0
+    """Histories that a search could neither find sound nor refute: nothing is known of their operations' order."""
     faults: int
     """Faults of the plan that were carried out."""
     recovery_units: float
@@ -395,6 +397,7 @@ class Simulation:
             unknown=outcomes.count(UNKNOWN) + outcomes.count(FAIL) - refused,
             positions=oracle.positions,
             checked=checked,
+            undecided=oracle.undecided,
             faults=self.faults,
             recovery_units=recovery,
             counters=dict(sorted(world.counters.items())),

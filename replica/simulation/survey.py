@@ -87,6 +87,10 @@ SUCCEEDED_MIN: Final = 0.5
 """More than this share of a run's operations has to succeed: a cluster that is down cannot be wrong."""
 
 
+UNDECIDED_SHARE_MAX: Final = 0.01
+"""No more than this share of the histories may be too hard for the search that judges them."""
+
+
 class Survey:
     """The sum of reports."""
 
@@ -101,6 +105,7 @@ class Survey:
         self.positions = 0
         self.faults = 0
         self.checked = 0
+        self.undecided = 0
         self.slowest_recovery = 0.0
         self.fewest_operations = 0
         self.fewest_faults = 0
@@ -122,6 +127,7 @@ class Survey:
         self.positions += report.positions
         self.faults += report.faults
         self.checked += report.checked
+        self.undecided += report.undecided
         self.slowest_recovery = max(self.slowest_recovery, report.recovery_units)
         self.fewest_operations = report.operations if first else min(self.fewest_operations, report.operations)
         self.fewest_faults = report.faults if first else min(self.fewest_faults, report.faults)
@@ -146,6 +152,13 @@ class Survey:
             found.append(f"only {self.least_success:.0%} of a run's operations succeeded")
         return found
 
+    def doubts(self) -> list[str]:
+        """What was not judged and should have been, however few the runs."""
+        if self.undecided <= UNDECIDED_SHARE_MAX * self.runs:
+            return []
+        share = f"{self.undecided} of {self.runs} histories were undecided, more than {UNDECIDED_SHARE_MAX:.0%}"
+        return [f"{share}: the search gave up on them, and nothing is known of their order"]
+
     def lines(self) -> list[str]:
         """The summary for people."""
         runs = (
@@ -155,7 +168,8 @@ class Survey:
         operations = (
             f"{self.operations} operations (at least {self.fewest_operations} a run): {self.succeeded} succeeded "
             f"(at least {self.least_success:.0%} in a run), {self.failed} failed for certain, "
-            f"{self.unknown} have an unknown outcome; {self.checked} were held against real time"
+            f"{self.unknown} have an unknown outcome; {self.checked} were held against real time; "
+            f"{self.undecided} of {self.runs} histories undecided"
         )
         recovery = f"healed clusters were back within {self.slowest_recovery:.2f} election timeouts"
         lines = [runs, operations, recovery, f"checked: {', '.join(self.checks)}"]

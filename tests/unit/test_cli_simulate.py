@@ -57,6 +57,19 @@ def test_a_failing_seed_is_shrunk_to_a_plan_that_fails_the_same_way(synod, tmp_p
     assert len(json.loads(plan.read_text())["faults"]) <= 3
 
 
+def test_histories_that_were_not_judged_are_told_and_fail_the_command(synod, monkeypatch):
+    monkeypatch.setattr("replica.simulation.registers.STATES_MAX", 1)
+    arguments = ("--protocol", "abd", "--seeds", "0:2", "--operations", "60")
+    result = synod(*arguments)
+    assert result.exit_code == 1
+    assert "2 of 2 histories undecided" in result.stdout
+    assert "the search gave up" in result.stderr
+    monkeypatch.undo()
+    result = synod(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "0 of 2 histories undecided" in result.stdout
+
+
 def test_a_replay_prints_its_digest(synod):
     one, other = (
         synod("--protocol", "null", "--replicas", "1", "--replay", "5", "--operations", "30") for _ in range(2)
