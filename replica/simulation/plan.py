@@ -170,6 +170,17 @@ _OPTION_SWARM: Final[dict[str, tuple[Any, ...]]] = {
 }
 """Values that are tried for options of these names, where a protocol has them: bounds so low that they are met."""
 
+_OWN_SWARM: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "epaxos": {
+        "window_instances": (1, 3, 16, 128, 128),
+        "tail_instances": (1, 2, 10, 50, 4096),
+        "tail_bytes_max": (0, 1000, 64 << 20, 64 << 20),
+        "recovery_s": (0.05, 0.2, 0.5, 0.5, 1.0),
+    },
+}
+"""By the name of a protocol, the same for options with names of its own. They are drawn apart, so that what else a seed
+stands for is the same with them and without."""
+
 
 def unit_of(spec: ProtocolSpec, options: Options) -> float:
     """The election timeout of a protocol, in seconds, or one second for a protocol that names none."""
@@ -198,6 +209,11 @@ def draw_plan(
     known = {field.name for field in msgspec.structs.fields(spec.options)}
     for name, values in _OPTION_SWARM.items():
         value = draw.choice(values)
+        if name in known and name not in chosen:
+            chosen[name] = value
+    apart = random.Random(f"{seed}/options of {spec.name}")
+    for name, values in _OWN_SWARM.get(spec.name, {}).items():
+        value = apart.choice(values)
         if name in known and name not in chosen:
             chosen[name] = value
     unit = unit_of(spec, chosen)

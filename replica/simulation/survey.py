@@ -56,7 +56,7 @@ def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -
         names += _NETWORK
     if profile.partitions:
         names += _PARTITIONS
-        if capabilities.total_order:
+        if not capabilities.registers:
             names.append("snapshots installed")
     if profile.crashes:
         names += _CRASHES

@@ -49,9 +49,10 @@ good, hold. It costs the fast path one sync more than it would need while nobody
 that are not executed, so a chain of dependencies ends, however many write one key.
 
 **What it can't do.** Decide without ``n - f`` replicas; a total order, and so no global revision; change its members in
-place: an epoch ends with a seal, which would have to come before or after every single command. A recovery that asks
-about instances which a replica has discarded behind its snapshot, beyond a tail of ``tail_instances``, gets no answer
-from that replica.
+place: an epoch ends with a seal, which would have to come before or after every single command. A recovery of
+what fewer than f replicas have pre-accepted unchanged, the leader apart, can't end with the help of a replica that has
+discarded, beyond a tail of ``tail_instances``, what may interfere: it waits for another. With three replicas that does
+not occur.
 
 **The files.** `messages` (wire, records), `options`, `state` (what the concerns share), `interference`, `instance` and
 `instances` (what is known), `rounds` (leading), `acceptor` (answering), `recovery`, `graph` and `execution`, `catchup`

@@ -14,6 +14,7 @@ from .messages import (
     Accepted,
     Commit,
     Fetch,
+    PartlyValidated,
     Phase,
     PreAccept,
     PreAccepted,
@@ -148,7 +149,8 @@ class Acceptor:
     def on_validate(self, sender: ReplicaId, message: Validate) -> None:
         """Whoever recovers an instance guesses that it may have been decided on the fast path.
 
-        A replica that has discarded what it would have to look at abstains.
+        Of what a replica has discarded it may still remember by key that it does not interfere; otherwise it says that
+        it can't tell.
         """
         core, instances = self._core, self._instances
         if not core.voting or self._is_decided(sender, message.space, message.number):
@@ -161,9 +163,11 @@ class Acceptor:
         instances.learn(instance, message.value, message.initial)
         assert instance.touch is not None
         against = []
-        for other in instances.beyond(message.initial):
+        untold: set[int] = set()
+        for rank, other in instances.beyond(message.initial):
             if other is None:
-                return
+                untold.add(rank)
+                continue
             if other is instance or other.touch is None:
                 continue
             if other.decided:
@@ -173,4 +177,9 @@ class Acceptor:
                 continue
             if instance.touch.interferes(other.touch):
                 against.append((other.space, other.number, other.decided))
-        core.tell(sender, Validated(message.ballot, message.space, message.number, tuple(against)))
+        # In its own space an instance comes after whatever it met, and what came later after it.
+        untold.discard(instance.rank)
+        met = instances.dependencies(instance, message.initial)
+        blind = any(met[rank] > message.initial[rank] for rank in untold)
+        answer = PartlyValidated if blind else Validated
+        core.tell(sender, answer(message.ballot, message.space, message.number, tuple(against)))

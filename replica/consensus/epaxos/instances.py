@@ -339,18 +339,19 @@ class Instances:
 
     # ---------------------------------------------------------------------------------------------------- iteration
 
-    def beyond(self, dependencies: Dependencies) -> Iterator[Instance | None]:
-        """Everything known that ``dependencies`` do not cover; None where that can't be told any more. Raises
-        `CorruptRecord`."""
+    def beyond(self, dependencies: Dependencies) -> Iterator[tuple[int, Instance | None]]:
+        """Everything known that ``dependencies`` do not cover, by rank; None for what was executed and can't be told
+        any more. Raises `CorruptRecord`."""
         for space, number in zip(self.spaces, dependencies, strict=True):
-            if number < self.floor[space.rank]:
-                yield None
+            floor = self.floor[space.rank]
+            if number < floor:
+                yield space.rank, None
             for known in sorted(space.live):
                 if known > number:
-                    yield space.live[known]
-            for executed in (*range(number + 1, space.executed + 1), *sorted(space.above)):
+                    yield space.rank, space.live[known]
+            for executed in (*range(max(number, floor) + 1, space.executed + 1), *sorted(space.above)):
                 if executed > number:
-                    yield self.archived(space.replica, executed)
+                    yield space.rank, self.archived(space.replica, executed)
 
     def check(self) -> None:
         """Assert the invariants of the marks."""

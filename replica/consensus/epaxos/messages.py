@@ -184,6 +184,16 @@ class Fetched(Message, frozen=True, tag=14):
     floor: Dependencies
 
 
+class PartlyValidated(Message, frozen=True, tag=15):
+    """`Validated`, but the same may be said of something that the sender has executed and discarded. A message of its
+    own: whoever does not know it must not take it for the whole answer."""
+
+    ballot: Ballot
+    space: ReplicaId
+    number: int
+    against: tuple[tuple[ReplicaId, int, bool], ...]
+
+
 MESSAGES: Final = (
     PreAccept,
     PreAccepted,
@@ -199,6 +209,7 @@ MESSAGES: Final = (
     Progress,
     Fetch,
     Fetched,
+    PartlyValidated,
 )
 
 

@@ -23,6 +23,14 @@ Waiting ends when one of them turns out to be decided in a way that speaks again
 (the value), when one of them waits itself with so many pre-acceptances that no fast quorum is left for this one
 (no-op), or when somebody outside Q answers late and settles it. If nothing of that comes, a new ballot is tried.
 
+A replica that has executed and discarded something that the value does not depend on may not know any more whether the
+two interfere: it is *blind*. Where at least f replicas have pre-accepted the value with its initial dependencies that
+does no harm. With the leader they are f + 1 and so have a member in every quorum, that of the other's decision too.
+This one either knew the other first, and would have added it to the dependencies of the value; or knew the value first,
+and the other depends on it and can't have been executed before it was decided. So what was executed is nothing against
+it.
+Where fewer have, the recovery waits for an answer from outside Q, and then tries again with another Q.
+
 What speaks for "so many": the replicas that pre-accepted the other with its initial dependencies, and its leader,
 can't be in a fast quorum of this one, and outside a fast quorum there are at most ``e``.
 """
@@ -41,6 +49,7 @@ from .instances import Instances
 from .messages import (
     Dependencies,
     InstanceId,
+    PartlyValidated,
     Phase,
     Recover,
     Recovered,
@@ -70,7 +79,19 @@ class Step(Enum):
 class Attempt:
     """One recovery at one ballot."""
 
-    __slots__ = ("instance", "ballot", "step", "answers", "quorum", "votes", "validated", "against", "until", "sent_at")
+    __slots__ = (
+        "instance",
+        "ballot",
+        "step",
+        "answers",
+        "quorum",
+        "votes",
+        "validated",
+        "against",
+        "blind",
+        "until",
+        "sent_at",
+    )
 
     def __init__(self, instance: Instance, ballot: Ballot, now: float, until: float) -> None:
         self.instance = instance
@@ -83,6 +104,8 @@ class Attempt:
         self.validated: set[ReplicaId] = set()
         self.against: dict[InstanceId, bool] = {}
         """What speaks against the value, and whether it is decided."""
+        self.blind = False
+        """Something that was executed and discarded may speak against it as well."""
         self.until = until
         self.sent_at = now
 
@@ -236,7 +259,7 @@ class Recovery:
 
     # ------------------------------------------------------------------------------------------------------- validating
 
-    def on_validated(self, sender: ReplicaId, message: Validated) -> None:
+    def on_validated(self, sender: ReplicaId, message: Validated | PartlyValidated) -> None:
         """What somebody has to say against the value."""
         attempt = self.attempts.get((message.space, message.number))
         if attempt is None or attempt.ballot != message.ballot or not self._stands(attempt):
@@ -246,9 +269,10 @@ class Recovery:
         attempt.validated.add(sender)
         for space, number, decided in message.against:
             attempt.against[space, number] = attempt.against.get((space, number), False) or decided
+        attempt.blind |= isinstance(message, PartlyValidated) and not self._in_every_quorum(attempt)
         if attempt.validated != attempt.quorum:
             return
-        if not attempt.against:
+        if not attempt.against and not attempt.blind:
             self._settle_on_value(attempt)
         elif any(attempt.against.values()) or (
             attempt.votes == len(attempt.quorum) - self._core.quorums.e
@@ -262,6 +286,10 @@ class Recovery:
             self._votes_waiting[attempt.instance.id] = attempt.votes
             for name in attempt.against:
                 self._meet(name)
+
+    def _in_every_quorum(self, attempt: Attempt) -> bool:
+        """Is somebody in every quorum, be it the leader, who holds the value with its initial dependencies?"""
+        return attempt.votes >= self._core.quorums.f
 
     # ---------------------------------------------------------------------------------------------------------- waiting
 
@@ -282,12 +310,12 @@ class Recovery:
 
     def _look(self, attempt: Attempt) -> None:
         instance, instances = attempt.instance, self._instances
-        open_ = False
+        open_ = attempt.blind
         for space, number in attempt.against:
             if instances.has_executed(space, number):
                 other = instances.archived(space, number)
                 if other is None:
-                    open_ = True
+                    open_ |= not self._in_every_quorum(attempt)
                     continue
             else:
                 other = instances.obtain(space, number)

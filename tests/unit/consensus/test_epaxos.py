@@ -13,6 +13,7 @@ from replica.consensus.epaxos.messages import (
     Commit,
     Fetch,
     Fetched,
+    PartlyValidated,
     PreAccept,
     PreAccepted,
     Progress,
@@ -515,6 +516,66 @@ def test_a_decided_instance_that_does_not_know_it_speaks_against_a_fast_decision
     story.wait(2)
     assert {message.against for _, _, message in heard if message.against} == {((2, 1, True),)}
     assert [peer.image.log for peer in story.peers if peer.up] == [[b"b"]] * 4
+
+
+def forgetful(story: Gathering, *members: int, key: bytes, restart: bool) -> None:
+    """The first of these proposes, these execute that and discard it behind a snapshot; a restart costs the index."""
+    for number in range(6):
+        story[members[0]].propose_commands(write(b"%d" % number, key if number < 5 else b"z"))
+    story.settle()
+    for member in members:
+        peer = story[member]
+        peer.take_snapshot()
+        assert peer.inner._instances.floor[members[0] - 1] > 0
+        if restart:
+            peer.crash()
+            peer.start()
+    story.settle()
+
+
+def test_what_was_discarded_is_nothing_against_a_value_that_somebody_in_every_quorum_held_first():
+    story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {2})
+    forgetful(story, 3, 2, key=b"y", restart=True)
+    heard = story.tap(PartlyValidated)
+    story.wait(3)
+    assert heard
+    assert story[2].image.writes == story[3].image.writes
+    assert story[2].image.writes[b"x"] == [b"a"]
+
+
+def test_that_something_does_not_interfere_is_remembered_by_key_when_it_has_been_discarded():
+    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {3})
+    story[5].crash()
+    forgetful(story, 2, 3, 4, key=b"y", restart=False)
+    heard = story.tap(PartlyValidated)
+    story.wait(3)
+    assert not heard
+    assert [story[member].image.writes[b"x"] for member in (2, 3, 4)] == [[b"a"]] * 3
+
+
+@pytest.mark.parametrize(("key", "restart"), [(b"x", False), (b"x", True), (b"y", True)])
+def test_what_was_discarded_and_may_speak_against_a_value_is_not_guessed(key: bytes, restart: bool):
+    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {3})
+    story.lose = lambda sender, to, message: 3 in {sender, to}
+    forgetful(story, 2, 4, 5, key=key, restart=restart)
+    story[5].crash()
+    story.lose = lambda sender, to, message: False
+    heard = story.tap(PartlyValidated)
+    story.wait(3)
+    assert heard
+    assert story[3].inner.status().decided.get("1", 0) == 0
+    story[5].start()
+    story[1].start()  # it has not decided, so nobody has
+    for _ in range(3):
+        story.wait(3)
+        for peer in story.peers:
+            if peer.wishes:
+                peer.install_from(story[peer.wishes.pop().peer])
+    assert [sorted(peer.image.log) for peer in story.peers] == [[b"%d" % number for number in range(6)]] * 5
+    assert [peer.inner.status().decided["1"] for peer in story.peers] == [1] * 5
 
 
 def test_two_recoveries_that_wait_for_each_other_end():
