@@ -129,10 +129,9 @@ def simulate(
     seconds = time.perf_counter() - began
     failures.sort()
     missing = []
+    wanted = expected(PROFILES[faults], spec.capabilities, replicas, spec.name)
     if survey.runs >= COVERAGE_RUNS and not failures:
-        missing = [
-            f"never covered: {name}" for name in survey.missing(expected(PROFILES[faults], spec.capabilities, replicas))
-        ]
+        missing = [f"never covered: {name}" for name in survey.missing(wanted)]
         missing += survey.shortcomings(PROFILES[faults], operations)
     missing += survey.doubts()
     if as_json:

@@ -254,6 +254,7 @@ class Host:
         self.armed = None
         self.armed_pause = None
         if process is not None:
+            process.tally()
             process.dead = True
             self.process = None
             self.oracle.stopped(self.replica)
@@ -454,6 +455,12 @@ class Process:
         self._granted: list[tuple[Frontier, int]] = []
         self._mint = None if host.state.newest_session is None else Mint(host.replica, self.incarnation)
         self._freeze_commits = False
+
+    def tally(self) -> None:
+        """Add what the protocol has counted of itself to what was covered: this process or its epoch ends."""
+        if self.coordinator is not None:
+            for name, number in self.coordinator.status().counters.items():
+                self.world.count(f"{self.coordinator.spec.name}: {name}", number)
 
     # -------------------------------------------------------------------------------------------------------- entries
 
@@ -1021,6 +1028,7 @@ class Process:
             self._forget_reads()
             self.world.count("epoch switches")
             self._welcomed.clear()
+            self.tally()
         self._carry_out(coordinator.switch(self.now(), anchor, installed=switch.kind == "installed"))
         if later:
             self._greet()

@@ -172,7 +172,7 @@ _OPTION_SWARM: Final[dict[str, tuple[Any, ...]]] = {
 
 _OWN_SWARM: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
     "epaxos": {
-        "window_instances": (1, 3, 16, 128, 128),
+        "window_instances": (4, 16, 128, 128),  # one at a time, of one operation each, is less than is asked for
         "tail_instances": (1, 2, 10, 50, 4096),
         "tail_bytes_max": (0, 1000, 64 << 20, 64 << 20),
         "recovery_s": (0.05, 0.2, 0.5, 0.5, 1.0),

@@ -386,6 +386,9 @@ class Simulation:
         checked = oracle.linearizable(self.history)
         refused = check_refusals(self.history, oracle)
         outcomes = [seen.outcome for seen in self.history]
+        for host in self.hosts.values():
+            if host.process is not None:
+                host.process.tally()
         return Report(
             seed=self.plan.seed,
             digest=world.trace.digest(),

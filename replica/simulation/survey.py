@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -44,9 +44,38 @@ _CLOCKS: Final = ("fault: clock jump", "fault: clock rate")
 _CHANGES: Final = ("fault: snapshot", "fault: yield", "fault: client crash", "fault: client move")
 _MEMBERS: Final = ("fault: replace", "epoch switches", "snapshots sealed", "rival changes")
 
+RESTS_ON: Final[Mapping[str, tuple[str, ...]]] = {
+    "abd": ("abd: reads_in_one_round", "abd: write_backs", "abd: writes", "abd: repeats"),
+    "epaxos": (
+        "epaxos: fast",
+        "epaxos: slow",
+        "epaxos: entangled",
+        "epaxos: recoveries",
+        "epaxos: noops",
+        "epaxos: validations",
+        "epaxos: kept",
+        "epaxos: waits",
+        "snapshots wished for",
+        "snapshots installed",
+    ),
+    "wpaxos": (
+        "wpaxos: owned",
+        "wpaxos: steals",
+        "wpaxos: forwarded",
+        "wpaxos: offers",
+        "wpaxos: overtaken",
+        "wpaxos: rescues",
+        "wpaxos: images",
+        "wpaxos: no-ops",
+    ),
+}
+"""By the protocol's name, what its soundness rests on besides, and so has to have been tried where replicas crash and
+are cut off: mostly what it counts itself (`Status.counters`, with the name before it)."""
 
-def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -> tuple[str, ...]:
-    """The counters of which none may stay at zero over a good number of runs."""
+
+def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int, protocol: str = "") -> tuple[str, ...]:
+    """The counters of which none may stay at zero over a good number of runs, those of `RESTS_ON` included for the
+    ``protocol`` of that name."""
     names = list(_ALWAYS)
     if capabilities.exactly_once:
         names += _ONCE
@@ -56,7 +85,7 @@ def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -
         names += _NETWORK
     if profile.partitions:
         names += _PARTITIONS
-        if not capabilities.registers:
+        if capabilities.total_order:
             names.append("snapshots installed")
     if profile.crashes:
         names += _CRASHES
@@ -74,6 +103,8 @@ def expected(profile: FaultProfile, capabilities: Capabilities, replicas: int) -
         names += _CHANGES
         if capabilities.reconfiguration:
             names += _MEMBERS
+    if profile.crashes and profile.partitions and replicas > 2:
+        names += RESTS_ON.get(protocol, ())
     alone = {"frames", "leader", "fault: reset", "fault: slow", "snapshots installed", "replicas stopped", "fault: wi"}
     if replicas == 1:
         names = [name for name in names if not any(name.startswith(start) for start in alone)]

@@ -20,7 +20,7 @@ from replica.simulation import PROFILES, run
 from replica.simulation import registers as judge
 from replica.simulation.registers import RegisterOracle
 from replica.simulation.runner import LIVENESS_UNITS
-from replica.simulation.survey import Survey, expected
+from replica.simulation.survey import RESTS_ON, Survey, expected
 from replica.verification import Header, Recorder, Verdict, check
 
 
@@ -73,6 +73,13 @@ def test_healed_clusters_are_soon_back(replicas):
     assert survey.undecided == 0
 
 
+def test_a_few_seeds_go_through_every_path_of_the_protocol():
+    survey = surveyed(range(4), 3)
+    assert not survey.missing(RESTS_ON["abd"])
+    assert set(RESTS_ON["abd"]) <= set(expected(PROFILES["all"], PROTOCOL.capabilities, 3, "abd"))
+    assert not set(RESTS_ON["abd"]) & set(expected(PROFILES["none"], PROTOCOL.capabilities, 3, "abd"))
+
+
 def test_every_key_is_read_through_every_replica_at_the_end(monkeypatch):
     seen = []
     judged = RegisterOracle.linearizable
@@ -112,5 +119,5 @@ def test_a_search_that_gives_up_is_no_evidence_and_says_so(monkeypatch):
 def test_a_thousand_seeds_are_clean_and_cover_every_fault(replicas):
     survey = surveyed(range(1000), replicas)
     assert not survey.shortcomings(PROFILES["all"], 500)
-    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas))
+    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas, "abd"))
     assert not survey.doubts()

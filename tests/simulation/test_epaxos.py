@@ -13,10 +13,13 @@ import pytest
 from replica.consensus.epaxos import PROTOCOL
 from replica.consensus.epaxos.messages import Commit, PreAccept
 from replica.consensus.interface import Command, Footprint, Send
+from replica.consensus.raft import PROTOCOL as RAFT
 from replica.consensus.values import encode_batch
-from replica.simulation import PROFILES, run
+from replica.simulation import PROFILES, plan_of, run
 from replica.simulation.epaxos_witness import EPaxosWitness
-from replica.simulation.survey import Survey, expected
+from replica.simulation.plan import _OWN_SWARM
+from replica.simulation.runner import LIVENESS_UNITS
+from replica.simulation.survey import RESTS_ON, Survey, expected
 from replica.simulation.violation import Violation
 
 CHUNK = 6
@@ -38,6 +41,47 @@ def test_other_options_leave_it_sound(options):
         run(seed, PROTOCOL, 3, options=options)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "options"), [(4, {}), (7, {}), (3, {"e": 0}), (5, {"e": 0}), (5, {"e": 1})], ids=str
+)
+def test_other_sizes_and_quorums_leave_it_sound(replicas, options):
+    survey = Survey()
+    for seed in range(4 if replicas < 7 else 2):
+        survey.add(run(seed, PROTOCOL, replicas, options=options, operations=300))
+    assert not survey.shortcomings(PROFILES["all"], 300)
+
+
+@pytest.mark.parametrize("replicas", [3, 5])
+def test_short_tails_are_discarded_and_made_up_for_by_snapshots(replicas):
+    survey = Survey()
+    for seed in range(6 if replicas == 3 else 3):
+        options = {"tail_instances": 1, "window_instances": 128, "recovery_s": 0.5}
+        survey.add(run(seed, PROTOCOL, replicas, options=options))
+    assert survey.counters["snapshots installed"] > 0
+    assert survey.slowest_recovery < LIVENESS_UNITS / 2
+
+
+def test_a_few_seeds_go_through_every_path_of_the_protocol():
+    survey = Survey()
+    for seed in range(12):
+        survey.add(run(seed, PROTOCOL, 3, options={"recovery_s": 0.05}, operations=300))
+    assert not survey.missing([name for name in RESTS_ON["epaxos"] if name.startswith("epaxos: ")])
+    assert any("epaxos: recoveries" in line for line in survey.lines())
+
+
+def test_the_swarm_of_its_options_leaves_the_plans_of_others_alone():
+    tried = set()
+    for seed in range(20):
+        plan = plan_of(seed, PROTOCOL, 3)
+        tried |= {plan.options["tail_instances"]}
+        fixed = plan_of(seed, PROTOCOL, 3, options={"tail_instances": 7})
+        assert fixed.options == {**plan.options, "tail_instances": 7}
+        assert fixed.faults == plan.faults
+        other = plan_of(seed, RAFT, 3)
+        assert not _OWN_SWARM["epaxos"].keys() & other.options.keys()
+    assert len(tried) > 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("replicas", [3, 5])
@@ -46,7 +90,7 @@ def test_a_thousand_seeds_are_clean_and_cover_every_fault(replicas):
     for seed in range(1000):
         survey.add(run(seed, PROTOCOL, replicas))
     assert not survey.shortcomings(PROFILES["all"], 500)
-    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas))
+    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas, "epaxos"))
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():

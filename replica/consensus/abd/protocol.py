@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final, TypeVar
@@ -125,6 +126,8 @@ class Abd(Protocol):
         self._wanted: list[Wanted] = []
         self._kept: list[Kept] = []
         self._armed = False
+        self._counters: Counter[str] = Counter()
+        """What happened how often since the start."""
 
     # ---------------------------------------------------------------------------------------------------------- driver
 
@@ -176,6 +179,7 @@ class Abd(Protocol):
             delivered={},
             accepting=self._voting,
             in_flight=len(self._works),
+            counters=dict(self._counters),
         )
 
     def check(self) -> None:
@@ -240,14 +244,17 @@ class Abd(Protocol):
             settled = work.record is None or self._quorums.phase2(holders)
             if settled or "reader without write-back" in self._bugs:
                 # Nothing was ever written, or what was read lies where every later query finds it.
+                self._counters["reads_in_one_round"] += 1
                 self._answer(work, effects)
                 return
+            self._counters["write_backs"] += 1
         else:
             # The record that is replaced makes no difference, so nobody has sent it.
             work.record, work.results = self._registers.transition(None, work.command)
             if not work.record:
                 self._answer(work, effects)
                 return
+            self._counters["writes"] += 1
             work.stamp = self._mint(work.key, work.stamp)
         self._store(work, effects)
 
@@ -300,6 +307,7 @@ class Abd(Protocol):
             if repeated == self._options.repeat_max or size > REPEATED_BYTES_MAX:
                 break
             repeated += 1
+            self._counters["repeats"] += 1
             size += len(work.record or b"") if work.phase is Phase.STORE else 0
             work.asked = self._now
             for peer in self._peers:

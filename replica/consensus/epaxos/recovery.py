@@ -241,6 +241,7 @@ class Recovery:
         if instance.space in attempt.quorum or not same or len(same) < len(attempt.quorum) - core.quorums.e:
             self._settle_on_nothing(attempt)
             return
+        core.counters["validations"] += 1
         attempt.votes = len(same)
         attempt.step = Step.VALIDATING
         initial = same[0].initial
@@ -337,6 +338,7 @@ class Recovery:
         instance = attempt.instance
         assert instance.value is not None
         assert instance.initial is not None
+        self._core.counters["kept"] += 1
         self._settle_on(attempt, False, instance.value, instance.initial)
 
     def _settle_on_nothing(self, attempt: Attempt) -> None:
