@@ -12,7 +12,7 @@ import pytest
 
 from replica.consensus.epaxos import PROTOCOL
 from replica.consensus.epaxos.messages import Commit, PreAccept
-from replica.consensus.interface import Command, Footprint, Send
+from replica.consensus.interface import Command, Footprint, Options, Send
 from replica.consensus.raft import PROTOCOL as RAFT
 from replica.consensus.values import encode_batch
 from replica.simulation import PROFILES, plan_of, run
@@ -55,7 +55,7 @@ def test_other_sizes_and_quorums_leave_it_sound(replicas, options):
 def test_short_tails_are_discarded_and_made_up_for_by_snapshots(replicas):
     survey = Survey()
     for seed in range(6 if replicas == 3 else 3):
-        options = {"tail_instances": 1, "window_instances": 128, "recovery_s": 0.5}
+        options: Options = {"tail_instances": 1, "window_instances": 128, "recovery_s": 0.5}
         survey.add(run(seed, PROTOCOL, replicas, options=options))
     assert survey.counters["snapshots installed"] > 0
     assert survey.slowest_recovery < LIVENESS_UNITS / 2
