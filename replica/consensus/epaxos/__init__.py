@@ -51,8 +51,8 @@ that are not executed, so a chain of dependencies ends, however many write one k
 **What it can't do.** Decide without ``n - f`` replicas; a total order, and so no global revision; change its members in
 place: an epoch ends with a seal, which would have to come before or after every single command. A recovery of
 what fewer than f replicas have pre-accepted unchanged, the leader apart, can't end with the help of a replica that has
-discarded, beyond a tail of ``tail_instances``, what may interfere: it waits for another. With three replicas that does
-not occur.
+discarded, beyond a tail of ``tail_instances``, what may interfere: it waits for others, for all but the leader at
+worst. With three replicas that does not occur.
 
 **The files.** `messages` (wire, records), `options`, `state` (what the concerns share), `interference`, `instance` and
 `instances` (what is known), `rounds` (leading), `acceptor` (answering), `recovery`, `graph` and `execution`, `catchup`

@@ -180,8 +180,11 @@ class CatchUps:
     # -------------------------------------------------------------------------------------------------------- snapshots
 
     def on_taken(self, frontier: Frontier) -> None:
-        """The own state is durable in a snapshot up to ``frontier``: discard what lies well behind."""
-        covered = self._instances.numbers(frontier)
+        """The own state is durable in a snapshot up to ``frontier``: discard what lies well behind.
+
+        The state may hold more than is known to be executed: single instances that came with the snapshot of a peer.
+        """
+        covered = map(min, self._instances.numbers(frontier), self._instances.executed)
         tails = self._instances.tails
         self._discard([tail.floor(number) for tail, number in zip(tails, covered, strict=True)])
 

@@ -29,7 +29,8 @@ does no harm. With the leader they are f + 1 and so have a member in every quoru
 This one either knew the other first, and would have added it to the dependencies of the value; or knew the value first,
 and the other depends on it and can't have been executed before it was decided. So what was executed is nothing against
 it.
-Where fewer have, the recovery waits for an answer from outside Q, and then tries again with another Q.
+Where fewer have, the recovery waits for answers from outside Q: then either enough have, or rule 4 holds for all that
+have answered. One of both is so once all but the leader have, since then n - 1 - e are f or more.
 
 What speaks for "so many": the replicas that pre-accepted the other with its initial dependencies, and its leader,
 can't be in a fast quorum of this one, and outside a fast quorum there are at most ``e``.
@@ -108,6 +109,15 @@ class Attempt:
         """Something that was executed and discarded may speak against it as well."""
         self.until = until
         self.sent_at = now
+
+
+def _unchanged(attempt: Attempt) -> list[Recovered]:
+    """Pre-acceptances with just the initial dependencies, among all answers."""
+    return [
+        answer
+        for _, answer in sorted(attempt.answers.items())
+        if answer.phase is Phase.PREACCEPTED and answer.dependencies == answer.initial
+    ]
 
 
 class Recovery:
@@ -218,11 +228,21 @@ class Recovery:
         if attempt.step is Step.GATHERING:
             if self._core.quorums.phase1(attempt.answers.keys()):
                 self._judge(attempt)
-        elif attempt.step is Step.WAITING and sender not in attempt.quorum:
-            if message.phase is Phase.ACCEPTED:
-                self._settle_on(attempt, message.noop, message.value, message.dependencies)
-            elif sender == message.space:
-                self._settle_on_nothing(attempt)
+        elif attempt.step is Step.WAITING:
+            self._heed(attempt, sender)
+
+    def _heed(self, attempt: Attempt, sender: ReplicaId) -> None:
+        """An answer from outside the quorum, to a recovery that waits."""
+        message = attempt.answers[sender]
+        if message.phase is Phase.ACCEPTED:
+            self._settle_on(attempt, message.noop, message.value, message.dependencies)
+            return
+        votes = len(_unchanged(attempt))
+        if sender == message.space or votes < len(attempt.answers) - self._core.quorums.e:
+            self._settle_on_nothing(attempt)
+            return
+        attempt.votes = votes
+        attempt.blind &= not self._in_every_quorum(attempt)
 
     def _judge(self, attempt: Attempt) -> None:
         core, instance = self._core, attempt.instance
@@ -233,11 +253,7 @@ class Recovery:
             if answer.voted == highest and answer.phase is Phase.ACCEPTED:
                 self._settle_on(attempt, answer.noop, answer.value, answer.dependencies)
                 return
-        same = [
-            answer
-            for member, answer in sorted(attempt.answers.items())
-            if answer.phase is Phase.PREACCEPTED and answer.dependencies == answer.initial
-        ]
+        same = _unchanged(attempt)
         if instance.space in attempt.quorum or not same or len(same) < len(attempt.quorum) - core.quorums.e:
             self._settle_on_nothing(attempt)
             return
@@ -287,6 +303,9 @@ class Recovery:
             self._votes_waiting[attempt.instance.id] = attempt.votes
             for name in attempt.against:
                 self._meet(name)
+            for member in [member for member in attempt.answers if member not in attempt.quorum]:
+                if attempt is self.attempts.get(attempt.instance.id):
+                    self._heed(attempt, member)
 
     def _in_every_quorum(self, attempt: Attempt) -> bool:
         """Is somebody in every quorum, be it the leader, who holds the value with its initial dependencies?"""

@@ -555,6 +555,16 @@ def test_that_something_does_not_interfere_is_remembered_by_key_when_it_has_been
     assert [story[member].image.writes[b"x"] for member in (2, 3, 4)] == [[b"a"]] * 3
 
 
+def test_all_but_the_leader_are_enough_whatever_has_been_discarded():
+    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {3})
+    story.lose = lambda sender, to, message: 3 in {sender, to}
+    forgetful(story, 2, 4, 5, key=b"x", restart=True)
+    story.lose = lambda sender, to, message: False
+    story.wait(5)
+    assert [story[member].inner.status().decided["1"] for member in (2, 4, 5)] == [1] * 3
+
+
 @pytest.mark.parametrize(("key", "restart"), [(b"x", False), (b"x", True), (b"y", True)])
 def test_what_was_discarded_and_may_speak_against_a_value_is_not_guessed(key: bytes, restart: bool):
     story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
@@ -734,6 +744,28 @@ def test_what_is_kept_behind_a_snapshot_is_bounded_in_bytes_too():
     assert 16 <= floor < 20
     assert story[1].inner._instances.archived(1, floor) is None
     assert story[1].inner._instances.archived(1, floor + 1) is not None
+
+
+def test_a_snapshot_of_more_than_is_known_to_be_executed_discards_no_more_than_that():
+    story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
+    story.lose = lambda sender, to, message: (
+        3 in {sender, to} or (isinstance(message, PreAccept) and message.number == 1)
+    )
+    story[1].propose_commands(*(write(b"%d" % number, b"%d" % number) for number in range(10)))
+    story.settle()
+    assert story[2].image.frontier() == {}
+    assert len(story[2].image.executed) == 9
+    assert story[3].install_from(story[2])  # nine of them, and no way to tell which
+    story.lose = lambda sender, to, message: to == 3 and getattr(message, "number", 0) != 1
+    story.wait(1)
+    assert story[3].image.frontier() == {"1": 10}
+    assert story[3].inner.status().delivered == {"1": 1}
+    story[3].take_snapshot()
+    story[3].core.protocol.check()
+    story.heal()
+    story.lose = lambda sender, to, message: False
+    story.wait(3)
+    assert story[3].inner.status().delivered == {"1": 10}
 
 
 def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
