@@ -529,7 +529,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int = 0
     counters: dict[str, int] = {}
     """What has happened how often since the protocol object was made, by names of the protocol's own: EPaxos counts
-    its fast and slow paths here. Counters only grow."""
+    its fast and slow paths here. Counters only grow. Names are words joined by underscores: they end as metrics."""
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -460,6 +460,7 @@ class Process:
         """Add what the protocol has counted of itself to what was covered: this process or its epoch ends."""
         if self.coordinator is not None:
             for name, number in self.coordinator.status().counters.items():
+                assert name.isidentifier(), f"{name!r} cannot be a part of a metric's name"
                 self.world.count(f"{self.coordinator.spec.name}: {name}", number)
 
     # -------------------------------------------------------------------------------------------------------- entries

@@ -66,7 +66,7 @@ RESTS_ON: Final[Mapping[str, tuple[str, ...]]] = {
         "wpaxos: overtaken",
         "wpaxos: rescues",
         "wpaxos: images",
-        "wpaxos: no-ops",
+        "wpaxos: noops",
     ),
 }
 """By the protocol's name, what its soundness rests on besides, and so has to have been tried where replicas crash and

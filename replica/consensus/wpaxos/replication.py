@@ -80,7 +80,7 @@ class Replication:
         while tenure.next <= top:
             value = values.get(tenure.next)
             if value is None:
-                core.counters["no-ops"] += 1
+                core.counters["noops"] += 1
                 value = NOOP
             self._propose(log, tenure, value)
         return tenure

@@ -422,7 +422,7 @@ class Stealing:
         for name, campaign in [] if may_claim else list(self.campaigns.items()):
             promised = {replica for replica, answer in campaign.answers.items() if answer.complete}
             if not core.quorums.phase1(healthy | promised):
-                core.counters["claims given up"] += 1
+                core.counters["claims_given_up"] += 1
                 del self.campaigns[name]
                 self._waiting -= len(campaign.waiting)
                 offered.append(Owned(name, campaign.ballot))

@@ -458,7 +458,7 @@ def test_a_gap_is_filled_with_nothing():
     story.wait(SUSPICION_S + 0.1, only=(2, 3))
     story[3].put(b"x", b"last")
     story.wait(1.0, only=(2, 3))
-    assert story.counters("no-ops") == 1
+    assert story.counters("noops") == 1
     assert story.values["x", 2] == ()
     assert story[2].value(b"x") == story[3].value(b"x") == b"last"
     assert story[3].revision(b"x") == 3
@@ -573,7 +573,7 @@ def test_a_claim_that_can_not_succeed_any_more_goes_to_a_replica_that_reaches_en
     story.wait(3 * SUSPICION_S)
     assert story[1].results[done] == Written(1)
     assert story[5].owns(b"x")
-    assert story.counters("claims given up") == 1
+    assert story.counters("claims_given_up") == 1
     later = story[2].put(b"x", b"2")
     story.wait(0.1)
     assert story[2].results[later] == Written(2)
