@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from replica.consensus.interface import Command, CorruptRecord, Frontier, ReplicaId
+from replica.consensus.interface import Command, CorruptRecord, Frontier, Record, ReplicaId
 from replica.consensus.tail import Tail
 from replica.consensus.values import Batch, decode_value
 
@@ -269,7 +269,11 @@ class Instances:
             self._load(space)
 
     def stand_at(self, frontier: Frontier) -> None:
-        """The state is another, which stands at ``frontier``: what lies behind is to be executed again."""
+        """The state is another, which stands at ``frontier``: what lies beyond is to be executed again.
+
+        That holds for what was executed as a part of an earlier snapshot as well, of which the disk may hold no more
+        than a vote. Whether it was decided is to be learned anew then, and until then the vote counts as any other.
+        """
         for space, number in zip(self.spaces, self.numbers(frontier), strict=True):
             for known in [known for known in space.live if known <= number]:
                 instance = space.live.pop(known)
@@ -281,11 +285,11 @@ class Instances:
             space.above = set()
             space.decided = space.known = 0
             self._stand(space, number)
-            for missing in sorted(again):
-                again_live = self.archived(space.replica, missing) if missing > number else None
-                if again_live is not None:
-                    space.live[missing] = again_live
-                    self._enter(again_live)
+            for missing in sorted(each for each in again if each > number):
+                key = instance_key(space.replica, missing)
+                vote = self._core.stable.get(VOTES_TABLE, key)
+                if isinstance(vote, Vote):
+                    self._readmit(space, missing, vote, self._core.stable.get(VALUES_TABLE, key))
         for space in self.spaces:
             self._advance(space)
 
@@ -305,17 +309,20 @@ class Instances:
         for key, vote in core.stable.scan(VOTES_TABLE, first, last):
             assert isinstance(vote, Vote)
             number = number_of(key)
-            value = values.get(number)
-            instance = self._revive(space, number, vote, value if isinstance(value, Value) else None)
-            space.live[number] = instance
-            space.highest = max(space.highest, number)
-            for rank, highest in enumerate(instance.dependencies):
-                self.spaces[rank].highest = max(self.spaces[rank].highest, highest)
-            if not instance.decided:
-                instance.due = core.now + self.patience(instance)
-                self.undecided[instance.id] = instance
-            self._enter(instance)
+            self._readmit(space, number, vote, values.get(number))
         self._advance(space)
+
+    def _readmit(self, space: Space, number: int, vote: Vote, value: Record | None) -> None:
+        """What the disk holds of an instance that is not executed is what this replica has promised and voted for."""
+        instance = self._revive(space, number, vote, value if isinstance(value, Value) else None)
+        space.live[number] = instance
+        space.highest = max(space.highest, number)
+        for rank, highest in enumerate(instance.dependencies):
+            self.spaces[rank].highest = max(self.spaces[rank].highest, highest)
+        if not instance.decided:
+            instance.due = self._core.now + self.patience(instance)
+            self.undecided[instance.id] = instance
+        self._enter(instance)
 
     def _enter(self, instance: Instance) -> None:
         if instance.touch is not None:

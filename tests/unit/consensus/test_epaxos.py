@@ -565,6 +565,49 @@ def test_all_but_the_leader_are_enough_whatever_has_been_discarded():
     assert [story[member].inner.status().decided["1"] for member in (2, 4, 5)] == [1] * 3
 
 
+def test_a_vote_holds_for_an_instance_that_was_executed_in_a_snapshot_and_is_not_in_the_next():
+    story = Gathering(3, options={"batch_max": 1, "tail_instances": 1})
+
+    def of_the_second(message: Message) -> bool:
+        return (getattr(message, "space", 0), getattr(message, "number", 0)) == (1, 2)
+
+    def of_catching_up(message: Message) -> bool:
+        return isinstance(message, Progress | Fetch | Fetched)
+
+    # Replica 1 decides its second instance with 3, which never hears so, and executes it before its first.
+    story.lose = lambda sender, to, message: (
+        2 in {sender, to}
+        or (isinstance(message, PreAccept) and message.number == 1)
+        or isinstance(message, Commit | Progress | Fetched)
+    )
+    story[1].propose_commands(write(b"a", b"x"), write(b"voted", b"y"))
+    story.settle()
+    assert story[3].install_from(story[1])
+    # Once the first is decided as well, nothing is missing in the state of 3, though its disk has the vote alone.
+    story.lose = lambda sender, to, message: of_the_second(message) or of_catching_up(message)
+    story.wait(0.3)
+    story.lose = lambda sender, to, message: 3 in {sender, to} or of_the_second(message) or of_catching_up(message)
+    for number in range(4):
+        story[2].propose_commands(write(b"b%d" % number, b"z"))
+    story.settle()
+    story[2].take_snapshot()
+    story[3].crash()
+    story[3].start()
+    story[1].crash()
+    story.lose = lambda sender, to, message: False
+    installed = False
+    for _ in range(20):
+        story.wait(0.5)
+        for peer in (story[2], story[3]):
+            wishes, peer.wishes = peer.wishes, []
+            for wish in wishes:
+                installed |= story[wish.peer].up and peer.install_from(story[wish.peer])
+    assert installed, "replica 3 stands at a state in which the second instance is not executed"
+    story[1].start()
+    story.wait(5)
+    assert [story[member].image.writes[b"y"] for member in (1, 2, 3)] == [[b"voted"]] * 3
+
+
 @pytest.mark.parametrize(("key", "restart"), [(b"x", False), (b"x", True), (b"y", True)])
 def test_what_was_discarded_and_may_speak_against_a_value_is_not_guessed(key: bytes, restart: bool):
     story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
