@@ -181,12 +181,6 @@ _OWN_SWARM: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
 """By the name of a protocol, the same for options with names of its own. They are drawn apart, so that what else a seed
 stands for is the same with them and without."""
 
-_OWN_SWARM_OF_MORE: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
-    "epaxos": {"tail_instances": (50, 4096), "tail_bytes_max": (64 << 20,)},
-}
-"""The same for more than three replicas. There a recovery of EPaxos that meets a shorter tail may have to wait for
-members that are lost for good, which its package says it can't do."""
-
 
 def unit_of(spec: ProtocolSpec, options: Options) -> float:
     """The election timeout of a protocol, in seconds, or one second for a protocol that names none."""
@@ -218,8 +212,7 @@ def draw_plan(
         if name in known and name not in chosen:
             chosen[name] = value
     apart = random.Random(f"{seed}/options of {spec.name}")
-    own = _OWN_SWARM.get(spec.name, {}) | (_OWN_SWARM_OF_MORE.get(spec.name, {}) if replicas > 3 else {})
-    for name, values in own.items():
+    for name, values in _OWN_SWARM.get(spec.name, {}).items():
         value = apart.choice(values)
         if name in known and name not in chosen:
             chosen[name] = value
