@@ -49,14 +49,15 @@ good, hold. It costs the fast path one sync more than it would need while nobody
 that are not executed, so a chain of dependencies ends, however many write one key.
 
 **What it can't do.** Decide without ``n - f`` replicas; a total order, and so no global revision; change its members in
-place: an epoch ends with a seal, which would have to come before or after every single command. A recovery of
-what fewer than f replicas have pre-accepted unchanged, the leader apart, can't end with the help of a replica that has
-discarded, beyond a tail of ``tail_instances``, what may interfere: it waits for others, for all but the leader at
-worst. With three replicas that does not occur.
+place: an epoch ends with a seal, which would have to come before or after every single command. Remember without bound
+what may be asked about: while a member is away and beyond some 65 000 keys and a snapshot or two, a recovery of what is
+older and was pre-accepted unchanged by fewer than f replicas, the leader apart, waits for others who know, for all but
+the leader at worst (`history`). With three replicas that does not occur.
 
 **The files.** `messages` (wire, records), `options`, `state` (what the concerns share), `interference`, `instance` and
-`instances` (what is known), `rounds` (leading), `acceptor` (answering), `recovery`, `graph` and `execution`, `catchup`
-(progress, fetching, snapshots), `protocol` (the object that wires them), `specification`; and `planted`, for tests.
+`instances` (what is known), `history` (what was executed, by key), `rounds` (leading), `acceptor` (answering),
+`recovery`, `graph` and `execution`, `catchup` (progress, fetching, snapshots), `protocol` (the object that wires them),
+`specification`; and `planted`, for tests.
 """
 
 from .options import EPaxosOptions

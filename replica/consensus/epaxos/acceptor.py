@@ -149,8 +149,8 @@ class Acceptor:
     def on_validate(self, sender: ReplicaId, message: Validate) -> None:
         """Whoever recovers an instance guesses that it may have been decided on the fast path.
 
-        Of what a replica has discarded it may still remember by key that it does not interfere; otherwise it says that
-        it can't tell.
+        Of what a replica has executed it remembers the keys (`history`); where it had to give that up, it says that it
+        can't tell.
         """
         core, instances = self._core, self._instances
         if not core.voting or self._is_decided(sender, message.space, message.number):
@@ -163,11 +163,7 @@ class Acceptor:
         instances.learn(instance, message.value, message.initial)
         assert instance.touch is not None
         against = []
-        untold: set[int] = set()
-        for rank, other in instances.beyond(message.initial):
-            if other is None:
-                untold.add(rank)
-                continue
+        for other in instances.beyond(message.initial):
             if other is instance or other.touch is None:
                 continue
             if other.decided:
@@ -177,9 +173,8 @@ class Acceptor:
                 continue
             if instance.touch.interferes(other.touch):
                 against.append((other.space, other.number, other.decided))
-        # In its own space an instance comes after whatever it met, and what came later after it.
-        untold.discard(instance.rank)
-        met = instances.dependencies(instance, message.initial)
-        blind = any(met[rank] > message.initial[rank] for rank in untold)
-        answer = PartlyValidated if blind else Validated
+        executed = instances.executed_against(instance)
+        if executed is not None:
+            against.append((*executed, True))
+        answer = PartlyValidated if instances.is_blind(instance) else Validated
         core.tell(sender, answer(message.ballot, message.space, message.number, tuple(against)))

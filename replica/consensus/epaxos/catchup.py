@@ -57,6 +57,8 @@ class CatchUps:
         self._quiet = 0
         self._peers: dict[ReplicaId, Dependencies] = {}
         """How far others are, as far as they have told since the start."""
+        self._proposed: dict[ReplicaId, int] = {}
+        """What numbers they had used when they told so."""
         self._stuck: list[tuple[int, float]] = [(0, 0.0)] * len(core.members)
         """By rank: where the decided ones end, and since when."""
         self._asked: list[int] = [0] * len(core.members)
@@ -74,7 +76,8 @@ class CatchUps:
         if executed != self._told or self._quiet >= QUIET_TICKS:
             self._told = executed
             self._quiet = 0
-            core.tell_all(Progress(executed))
+            core.tell_all(Progress(executed, instances.proposed))
+        self._remember_less(executed)
         # Who has not told yet may have executed nothing: then memory is bounded by the number of keys alone.
         told = (self._peers.get(peer, core.nothing) for peer in core.others)
         instances.conflicts.forget([min(column) for column in zip(executed, *told, strict=True)])
@@ -89,9 +92,24 @@ class CatchUps:
                     peer = ahead[core.randomness.randrange(0, len(ahead))]
                     self._fetch(peer, space)
 
+    def _remember_less(self, executed: Dependencies) -> None:
+        core, instances = self._core, self._instances
+        everywhere: Dependencies | None = None
+        proposed = core.nothing
+        if all(peer in self._proposed for peer in core.others):
+            told = (self._peers[peer] for peer in core.others)
+            everywhere = tuple(min(column) for column in zip(executed, *told, strict=True))
+            used = {**self._proposed, core.replica: instances.proposed}
+            proposed = tuple(used[member] for member in core.members)
+        instances.history.tick(executed, everywhere, proposed)
+
     def on_progress(self, sender: ReplicaId, message: Progress) -> None:
         """How far a peer is. It may have gone back: the last word holds."""
         self._peers[sender] = message.executed
+        if message.proposed is not None:
+            self._proposed[sender] = message.proposed
+        else:
+            self._proposed.pop(sender, None)
 
     # -------------------------------------------------------------------------------------------------------- fetching
 
@@ -188,10 +206,10 @@ class CatchUps:
         tails = self._instances.tails
         self._discard([tail.floor(number) for tail, number in zip(tails, covered, strict=True)])
 
-    def on_installed(self, frontier: Frontier) -> None:
+    def on_installed(self, frontier: Frontier, mark: bytes) -> None:
         """The state of a peer has taken the place of the own one. No promise and no vote behind it is touched."""
         instances = self._instances
-        instances.stand_at(frontier)
+        instances.stand_at(frontier, mark)
         self._discard(instances.numbers(frontier))
         self._rounds.forget_executed()
         self._execution.restart()
@@ -203,7 +221,7 @@ class CatchUps:
 
     def _discard(self, numbers: list[int]) -> None:
         core, instances = self._core, self._instances
-        moved = False
+        moved = any(map(int.__gt__, instances.reached, instances.executed))
         for space, number in zip(instances.spaces, numbers, strict=True):
             floor = instances.floor[space.rank]
             if number > floor:
@@ -212,4 +230,5 @@ class CatchUps:
                 instances.floor[space.rank] = number
                 moved = True
         if moved:
-            core.writes.append(Put(FLOOR_TABLE, FLOOR_KEY, Floor(tuple(instances.floor))))
+            record = Floor(tuple(instances.floor), tuple(instances.reached))
+            core.writes.append(Put(FLOOR_TABLE, FLOOR_KEY, record))

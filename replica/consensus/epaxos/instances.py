@@ -19,6 +19,7 @@ from replica.consensus.tail import Tail
 from replica.consensus.values import Batch, decode_value
 
 from .graph import Pending
+from .history import History, Trace
 from .instance import Instance, Space
 from .interference import Conflicts, touch_of
 from .messages import (
@@ -64,6 +65,7 @@ class Instances:
         """By rank, what lies behind the executed mark."""
         self._sizes = list(core.nothing)
         self.pending = Pending(self.spaces)
+        self.history = History(len(self.spaces), self._decided_on_disk)
         self.on_news: Callable[[InstanceId], None]
         """Told when the value of an instance has become known, or that there is none."""
 
@@ -73,6 +75,12 @@ class Instances:
     def executed(self) -> Dependencies:
         """By rank, how far everything has been executed."""
         return tuple(space.executed for space in self.spaces)
+
+    @property
+    def proposed(self) -> int:
+        """The highest number of this replica's own space that it may have used."""
+        space = self.by_member[self._core.replica]
+        return max(space.highest, space.executed)
 
     def frontier(self, numbers: Dependencies | list[int]) -> dict[str, int]:
         """Numbers by rank as a frontier by object."""
@@ -232,6 +240,8 @@ class Instances:
         del space.live[instance.number]
         if not instance.noop:
             self.pending.remove(instance)
+            assert instance.touch is not None
+            self.history.add(space.rank, instance.number, instance.dependencies, instance.touch)
         self._sizes[space.rank] += len(instance.value or b"")
         if instance.number == space.executed + 1:
             number = instance.number
@@ -247,15 +257,17 @@ class Instances:
 
     # ------------------------------------------------------------------------------------------- restart, and snapshots
 
-    def restore(self, applied: Frontier, snapshot: Frontier) -> None:
+    def restore(self, applied: Frontier, snapshot: Frontier, mark: bytes) -> None:
         """Rebuild from stable storage. Raises `CorruptRecord`.
 
-        ``applied`` is where the state stands, ``snapshot`` what the durable snapshot covers: if it was installed, the
-        disk need not hold what it covers.
+        ``applied`` is where the state stands, ``snapshot`` what the durable snapshot covers, and ``mark`` what was said
+        of it: if it was installed, the disk need not hold what it covers.
         """
         record = self._core.stable.get(FLOOR_TABLE, FLOOR_KEY)
         if isinstance(record, Floor):
             self.floor = list(record.floor)
+            if record.reached:
+                self.reached = list(record.reached)
         covered = self.numbers(snapshot)
         for space, number, covers in zip(self.spaces, self.numbers(applied), covered, strict=True):
             start = max(number, covers)
@@ -265,10 +277,19 @@ class Instances:
                     VOTES_TABLE, key, f"records begin behind this instance, but the state stands at {start}"
                 )
             self._stand(space, start)
+        self._remember(mark, covered)
         for space in self.spaces:
             self._load(space)
 
-    def stand_at(self, frontier: Frontier) -> None:
+    def _remember(self, mark: bytes, covered: list[int]) -> None:
+        try:
+            self.history.load(mark, covered, self.executed)
+        except msgspec.DecodeError as error:
+            raise CorruptRecord(
+                "the mark of the snapshot", b"", f"what it says of EPaxos is malformed: {error}"
+            ) from None
+
+    def stand_at(self, frontier: Frontier, mark: bytes) -> None:
         """The state is another, which stands at ``frontier``: what lies beyond is to be executed again.
 
         That holds for what was executed as a part of an earlier snapshot as well, of which the disk may hold no more
@@ -292,6 +313,7 @@ class Instances:
                     self._readmit(space, missing, vote, self._core.stable.get(VALUES_TABLE, key))
         for space in self.spaces:
             self._advance(space)
+        self._remember(mark, self.numbers(frontier))
 
     def _stand(self, space: Space, number: int) -> None:
         space.executed = number
@@ -346,19 +368,43 @@ class Instances:
 
     # ---------------------------------------------------------------------------------------------------- iteration
 
-    def beyond(self, dependencies: Dependencies) -> Iterator[tuple[int, Instance | None]]:
-        """Everything known that ``dependencies`` do not cover, by rank; None for what was executed and can't be told
-        any more. Raises `CorruptRecord`."""
+    def beyond(self, dependencies: Dependencies) -> Iterator[Instance]:
+        """Everything known and not executed that ``dependencies`` do not cover."""
         for space, number in zip(self.spaces, dependencies, strict=True):
-            floor = self.floor[space.rank]
-            if number < floor:
-                yield space.rank, None
             for known in sorted(space.live):
                 if known > number:
-                    yield space.rank, space.live[known]
-            for executed in (*range(max(number, floor) + 1, space.executed + 1), *sorted(space.above)):
-                if executed > number:
-                    yield space.rank, self.archived(space.replica, executed)
+                    yield space.live[known]
+
+    def executed_against(self, instance: Instance) -> InstanceId | None:
+        """Something executed that speaks against this undecided instance, whose initial dependencies are known: it
+        interferes, is not among them, and does not depend on it. Raises `CorruptRecord`."""
+        assert instance.touch is not None
+        assert instance.initial is not None
+        found = self.history.against(instance.rank, instance.number, instance.touch, instance.initial)
+        return None if found is None else (self.spaces[found[0]].replica, found[1])
+
+    def is_blind(self, instance: Instance) -> bool:
+        """May something like that have been executed and be forgotten?"""
+        initial = instance.initial
+        assert initial is not None
+        if not self.history.is_blind(instance.rank, initial):
+            return False
+        # What a new command is compared with may still know.
+        met = self.dependencies(instance, initial)
+        return any(
+            now > then for rank, (now, then) in enumerate(zip(met, initial, strict=True)) if rank != instance.rank
+        )
+
+    def _decided_on_disk(self, rank: int, first: int, last: int) -> Iterator[Trace]:
+        """What the disk holds of decisions in a space between these numbers, but no-ops. Raises `CorruptRecord`."""
+        core, space = self._core, self.spaces[rank]
+        begin, end = instance_key(space.replica, first), instance_key(space.replica, last + 1)
+        for key, vote in core.stable.scan(VOTES_TABLE, begin, end):
+            if isinstance(vote, Vote) and vote.phase is Phase.COMMITTED and not vote.noop:
+                value = core.stable.get(VALUES_TABLE, key)
+                instance = self._revive(space, number_of(key), vote, value if isinstance(value, Value) else None)
+                assert instance.touch is not None
+                yield Trace(rank, instance.number, instance.dependencies, instance.touch)
 
     def check(self) -> None:
         """Assert the invariants of the marks."""

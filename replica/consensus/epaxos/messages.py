@@ -150,9 +150,14 @@ class Refused(Message, frozen=True, tag=11):
 
 
 class Progress(Message, frozen=True, tag=12):
-    """How far the sender has executed each space without a gap. Asks for no answer."""
+    """How far the sender has executed each space without a gap. Asks for no answer.
+
+    ``proposed`` is the highest number that it has used itself: what it proposes from now on is not only numbered above
+    it but comes after all of that (None: an earlier release, which did not say).
+    """
 
     executed: Dependencies
+    proposed: int | None = None
 
 
 class Fetch(Message, frozen=True, tag=13):
@@ -234,9 +239,11 @@ class Vote(Record, frozen=True, tag=2):
 
 
 class Floor(Record, frozen=True, tag=3):
-    """Up to these numbers records have been discarded."""
+    """Up to these numbers records have been discarded. ``reached`` is the furthest that this replica had executed when
+    a snapshot took it back, which what it proposes has to come after all the same (empty: none did)."""
 
     floor: Dependencies
+    reached: Dependencies = ()
 
 
 VALUES_TABLE: Final = "values"

@@ -37,8 +37,7 @@ class EPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     chunk_bytes_max: int = 1 << 20
     """Values in one message are cut about here, except that one value always travels whole."""
     tail_instances: int = 4096
-    """Instances of a space kept behind a snapshot, for replicas that lag a little and for recoveries that ask what
-    interferes."""
+    """Instances of a space kept behind a snapshot, for replicas that lag a little."""
     tail_bytes_max: int = 64 << 20
     """Bytes of values of a space kept behind a snapshot, as far as they were executed since the start."""
 

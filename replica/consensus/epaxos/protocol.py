@@ -10,6 +10,7 @@ from replica.consensus.interface import (
     Context,
     Effects,
     Event,
+    Frontier,
     Message,
     PeerReset,
     Persisted,
@@ -92,7 +93,7 @@ class EPaxos(Protocol):
         """Rebuild from stable storage. Raises `CorruptRecord`: a replica that can't tell its votes must not go on."""
         core, context = self._core, self._context
         core.begin(now)
-        self._instances.restore(context.applied, context.snapshot)
+        self._instances.restore(context.applied, context.snapshot, context.snapshot_mark)
         self._execution.restart()
         self._rounds.resume()
         core.timer(TICK_TIMER, now + core.options.progress_s)
@@ -154,7 +155,7 @@ class EPaxos(Protocol):
         if isinstance(event, SnapshotTaken):
             self._catchups.on_taken(event.frontier)
         elif isinstance(event, SnapshotInstalled):
-            self._catchups.on_installed(event.frontier)
+            self._catchups.on_installed(event.frontier, event.mark)
         elif isinstance(event, SnapshotUnavailable):
             self._catchups.on_unavailable()
         elif isinstance(event, PeerReset):
@@ -183,6 +184,11 @@ class EPaxos(Protocol):
             in_flight=self._rounds.in_flight,
             counters=dict(core.counters),
         )
+
+    def snapshot_mark(self, frontier: Frontier) -> bytes:
+        """What was executed, by key: see `history`."""
+        instances = self._instances
+        return instances.history.mark(instances.numbers(frontier), instances.executed)
 
     def check(self) -> None:
         """Assert the invariants of this replica."""

@@ -23,12 +23,12 @@ Waiting ends when one of them turns out to be decided in a way that speaks again
 (the value), when one of them waits itself with so many pre-acceptances that no fast quorum is left for this one
 (no-op), or when somebody outside Q answers late and settles it. If nothing of that comes, a new ballot is tried.
 
-A replica that has executed and discarded something that the value does not depend on may not know any more whether the
-two interfere: it is *blind*. Where at least f replicas have pre-accepted the value with its initial dependencies that
-does no harm. With the leader they are f + 1 and so have a member in every quorum, that of the other's decision too.
-This one either knew the other first, and would have added it to the dependencies of the value; or knew the value first,
-and the other depends on it and can't have been executed before it was decided. So what was executed is nothing against
-it.
+Of what it has executed, a replica remembers the keys when the records are gone (`history`). Where it had to give that
+up, it may not know any more whether something and the value interfere: it is *blind*. Where at least f replicas have
+pre-accepted the value with its initial dependencies that does no harm. With the leader they are f + 1 and so have a
+member in every quorum, that of the other's decision too. This one either knew the other first, and would have added it
+to the dependencies of the value; or knew the value first, and the other depends on it and can't have been executed
+before it was decided. So what was executed is nothing against it.
 Where fewer have, the recovery waits for answers from outside Q: then either enough have, or rule 4 holds for all that
 have answered. One of both is so once all but the leader have, since then n - 1 - e are f or more.
 
@@ -106,7 +106,7 @@ class Attempt:
         self.against: dict[InstanceId, bool] = {}
         """What speaks against the value, and whether it is decided."""
         self.blind = False
-        """Something that was executed and discarded may speak against it as well."""
+        """Something that was executed and forgotten may speak against it as well."""
         self.until = until
         self.sent_at = now
 
@@ -331,14 +331,17 @@ class Recovery:
     def _look(self, attempt: Attempt) -> None:
         instance, instances = attempt.instance, self._instances
         open_ = attempt.blind
-        for space, number in attempt.against:
+        for space, number in list(attempt.against):
             if instances.has_executed(space, number):
-                other = instances.archived(space, number)
-                if other is None:
-                    open_ |= not self._in_every_quorum(attempt)
-                    continue
-            else:
-                other = instances.obtain(space, number)
+                if instances.executed_against(instance) is not None:
+                    self._settle_on_nothing(attempt)
+                    return
+                # It has come to nothing, unless what it was has been forgotten here.
+                del attempt.against[space, number]
+                attempt.blind |= instances.is_blind(instance) and not self._in_every_quorum(attempt)
+                open_ |= attempt.blind
+                continue
+            other = instances.obtain(space, number)
             if other.decided:
                 if not other.noop and other.dependencies[instance.rank] < instance.number:
                     self._settle_on_nothing(attempt)

@@ -133,8 +133,7 @@ class Peer(Replica):
         while self.disk.unsynced:
             self.sync()
         self.saved = self.image.copy()
-        frontier = self.image.frontier()
-        self._switch(Anchor(self.anchor.configuration, frontier, 0, f"at-{len(self.image.log)}"), False)
+        self._switch(self.core.anchor_at(self.image.frontier(), f"at-{len(self.image.log)}"), False)
 
     def install_from(self, peer: Replica) -> bool:
         assert isinstance(peer, Peer)
@@ -146,7 +145,7 @@ class Peer(Replica):
         self.image = peer.image.copy()
         self.saved = peer.image.copy()
         self.applied = frontier
-        self._switch(Anchor(peer.anchor.configuration, frontier, 0, f"of-{peer.id}"), True)
+        self._switch(peer.core.anchor_at(frontier, f"of-{peer.id}"), True)
         return True
 
 

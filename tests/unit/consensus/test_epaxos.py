@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from replica.consensus.epaxos import PROTOCOL, interference, rounds
+from replica.consensus.epaxos import PROTOCOL, history, interference, rounds
 from replica.consensus.epaxos.messages import (
+    VALUES_TABLE,
+    VOTES_TABLE,
     Accept,
     Commit,
     Fetch,
@@ -21,6 +23,7 @@ from replica.consensus.epaxos.messages import (
     Validate,
     Validated,
     Waiting,
+    instance_key,
 )
 from replica.consensus.epaxos.planted import BUGS, planted
 from replica.consensus.interface import (
@@ -518,10 +521,10 @@ def test_a_decided_instance_that_does_not_know_it_speaks_against_a_fast_decision
     assert [peer.image.log for peer in story.peers if peer.up] == [[b"b"]] * 4
 
 
-def forgetful(story: Gathering, *members: int, key: bytes, restart: bool) -> None:
-    """The first of these proposes, these execute that and discard it behind a snapshot; a restart costs the index."""
+def discarding(story: Gathering, *members: int, key: bytes, restart: bool = False) -> None:
+    """The first of these proposes, these execute that and discard it behind a snapshot; and perhaps start again."""
     for number in range(6):
-        story[members[0]].propose_commands(write(b"%d" % number, key if number < 5 else b"z"))
+        story[members[0]].propose_commands(write(b"%d" % number, key if number < 3 else b"z"))
     story.settle()
     for member in members:
         peer = story[member]
@@ -533,10 +536,18 @@ def forgetful(story: Gathering, *members: int, key: bytes, restart: bool) -> Non
     story.settle()
 
 
-def test_what_was_discarded_is_nothing_against_a_value_that_somebody_in_every_quorum_held_first():
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Next to nothing is remembered by key, as if many keys had been used while a replica was away."""
+    monkeypatch.setattr(history, "KEYS_MAX", 1)
+    monkeypatch.setattr(history, "RECENT_MAX", 0)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_what_was_forgotten_is_nothing_against_a_value_that_somebody_in_every_quorum_held_first():
     story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
     lone_proposal(story, {2})
-    forgetful(story, 3, 2, key=b"y", restart=True)
+    discarding(story, 3, 2, key=b"y", restart=True)
     heard = story.tap(PartlyValidated)
     story.wait(3)
     assert heard
@@ -544,22 +555,56 @@ def test_what_was_discarded_is_nothing_against_a_value_that_somebody_in_every_qu
     assert story[2].image.writes[b"x"] == [b"a"]
 
 
-def test_that_something_does_not_interfere_is_remembered_by_key_when_it_has_been_discarded():
-    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
-    lone_proposal(story, {3})
-    story[5].crash()
-    forgetful(story, 2, 3, 4, key=b"y", restart=False)
-    heard = story.tap(PartlyValidated)
-    story.wait(3)
-    assert not heard
-    assert [story[member].image.writes[b"x"] for member in (2, 3, 4)] == [[b"a"]] * 3
-
-
-def test_all_but_the_leader_are_enough_whatever_has_been_discarded():
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(("key", "outcome"), [(b"x", []), (b"y", [b"a"])])
+def test_whether_something_interferes_is_remembered_by_key_when_it_has_been_discarded(key, outcome, restart):
+    """Replica 3 pre-accepted the value and was cut off while the others, three of five, went on and forgot."""
     story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
     lone_proposal(story, {3})
     story.lose = lambda sender, to, message: 3 in {sender, to}
-    forgetful(story, 2, 4, 5, key=b"x", restart=True)
+    discarding(story, 2, 4, 5, key=key, restart=restart)
+    story[5].crash()
+    story.lose = lambda sender, to, message: False
+    heard = story.tap(Validated)
+    story.wait(3)
+    assert heard
+    for member in (2, 3, 4):
+        for wish in story[member].wishes[-1:]:
+            story[member].install_from(story[wish.peer])
+    story.wait(3)
+    assert [story[member].inner.status().decided["1"] for member in (2, 3, 4)] == [1] * 3
+    assert [[name for name in story[member].image.log if name == b"a"] for member in (2, 3, 4)] == [outcome] * 3
+
+
+def test_whoever_installs_a_snapshot_remembers_by_key_what_its_giver_executed():
+    """Of five, 1 proposed and is gone, 3 pre-accepted it and was cut off. 2 and 5 executed what interferes; 4 has their
+    state, and neither values nor records."""
+    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {3})
+    story.lose = lambda sender, to, message: (
+        3 in {sender, to} or (4 in {sender, to} and isinstance(message, Commit | Fetched))
+    )
+    discarding(story, 2, 5, key=b"x")
+    assert story[4].install_from(story[2])
+    for _ in range(2):
+        story[4].take_snapshot()
+        story[4].crash()
+        story[4].start()
+    story[2].crash()
+    story.lose = lambda sender, to, message: False
+    heard = story.tap(Validated)
+    story.wait(3)
+    answers = [answer.against for sender, _, answer in heard if sender == 4]
+    assert answers
+    assert all(against and against[0] in {(2, number, True) for number in (1, 2, 3)} for against in answers)
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_all_but_the_leader_are_enough_whatever_has_been_forgotten():
+    story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
+    lone_proposal(story, {3})
+    story.lose = lambda sender, to, message: 3 in {sender, to}
+    discarding(story, 2, 4, 5, key=b"x", restart=True)
     story.lose = lambda sender, to, message: False
     story.wait(5)
     assert [story[member].inner.status().decided["1"] for member in (2, 4, 5)] == [1] * 3
@@ -608,12 +653,13 @@ def test_a_vote_holds_for_an_instance_that_was_executed_in_a_snapshot_and_is_not
     assert [story[member].image.writes[b"y"] for member in (1, 2, 3)] == [[b"voted"]] * 3
 
 
+@pytest.mark.usefixtures("forgetful")
 @pytest.mark.parametrize(("key", "restart"), [(b"x", False), (b"x", True), (b"y", True)])
-def test_what_was_discarded_and_may_speak_against_a_value_is_not_guessed(key: bytes, restart: bool):
+def test_what_was_forgotten_and_may_speak_against_a_value_is_not_guessed(key: bytes, restart: bool):
     story = Gathering(5, options={"tail_instances": 1, "batch_max": 1})
     lone_proposal(story, {3})
     story.lose = lambda sender, to, message: 3 in {sender, to}
-    forgetful(story, 2, 4, 5, key=key, restart=restart)
+    discarding(story, 2, 4, 5, key=key, restart=restart)
     story[5].crash()
     story.lose = lambda sender, to, message: False
     heard = story.tap(PartlyValidated)
@@ -823,6 +869,28 @@ def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
     story.heal()
     story.wait(3)
     assert story[2].image.writes == story[3].image.writes == story[1].image.writes
+
+
+def test_what_a_replica_proposes_comes_after_what_it_had_executed_when_a_snapshot_took_it_back():
+    story = Gathering(3, options={"batch_max": 1})
+    story[1].propose_commands(write(b"a", b"x"))
+    story.settle()
+    story.isolate(2)
+    story[1].propose_commands(write(b"b", b"x"), write(b"c", b"y"))
+    story.settle()
+    story.lose = lambda sender, to, message: 3 in {sender, to}
+    assert story[3].install_from(story[2])
+    # Had it executed these as part of a snapshot, they would not be on its disk.
+    for table in (VOTES_TABLE, VALUES_TABLE):
+        for number in (2, 3):
+            del story[3].disk.durable[table][instance_key(1, number)]
+    story[3].image = story[2].image.copy()
+    story[3].crash()
+    story[3].start()
+    assert story[3].inner.status().delivered == {"1": 1}
+    story[3].propose_commands(write(b"d", b"z"))
+    story.settle()
+    assert story[3].inner._instances.find(3, 1).initial == (3, 0, 0)
 
 
 def test_a_replica_that_was_shown_a_snapshot_starts_on_it():
