@@ -78,7 +78,7 @@ class WPaxos(Protocol):
         self._stealing = Stealing(core, logs, self._contacts, self._replication, self._catchups)
         self._acceptor = Acceptor(core, logs, self._replication, self._stealing)
         logs.on_delivered = self._delivered
-        logs.before_install = self._replication.replaced
+        logs.before_install = self._replaced
         self._handlers: dict[type[Message], Callable[[ReplicaId, Any], None]] = {
             Prepare: self._acceptor.on_prepare,
             Promised: self._stealing.on_promised,
@@ -140,6 +140,17 @@ class WPaxos(Protocol):
         self._replication.delivered(log, commands)
         self._stealing.delivered(log, commands)
         self._catchups.changed(log)
+
+    def _replaced(self, log: ObjectLog, position: int) -> None:
+        """An image is about to take the place of what lies up to a position.
+
+        If this replica owns the object and has not decided so much, somebody else has, at a higher ballot perhaps. From
+        then on nothing may be announced as decided at the own ballot: others may have accepted other values at it.
+        """
+        if position > log.decided and log.name in self._replication.tenures:
+            self._replication.deposed(log)
+            self._stealing.reroute(log.name)
+        self._replication.replaced(log, position)
 
     def _on_alive(self, sender: ReplicaId, message: Alive) -> None:
         self._contacts.on_alive(sender, message)

@@ -23,7 +23,21 @@ from replica.consensus.interface import (
 )
 from replica.consensus.quorums import Grid, Quorums, checked, find_disjoint
 from replica.consensus.wpaxos import PROTOCOL
-from replica.consensus.wpaxos.messages import Accept, Accepted, Decided, Forward, Offer, Prepare, Promised, Relay
+from replica.consensus.wpaxos.messages import (
+    Accept,
+    Accepted,
+    Alive,
+    Changes,
+    Compare,
+    Decided,
+    Fetch,
+    Forward,
+    Handed,
+    Offer,
+    Prepare,
+    Promised,
+    Relay,
+)
 from replica.consensus.wpaxos.options import WPaxosOptions, quorums_of
 from replica.consensus.wpaxos.planted import BUGS, planted
 from replica.consensus.wpaxos.policies import POLICIES, Consecutive, Majority, MovingAverage
@@ -486,6 +500,37 @@ def test_a_decision_does_not_apply_to_what_was_accepted_at_another_ballot():
     story[2].put(b"x", b"end")
     story.wait(2.0)
     assert story.value(b"x") == b"end"
+
+
+def test_an_owner_that_is_handed_what_it_did_not_decide_owns_the_object_no_longer():
+    story = Estate(9, zones="aaabbbccc")
+    use(story, 1, b"x", 1)
+    # Replica 3 alone hears of a value, and its zone is cut off. The two other zones decide another one.
+    story.lose = lambda sender, to, message: isinstance(message, Accept) and to != 3
+    story[1].put(b"x", b"late")
+    story.settle()
+
+    def crosses(sender: int, to: int) -> bool:
+        return (sender <= 3) != (to <= 3)
+
+    story.lose = lambda sender, to, message: crosses(sender, to)
+    story.wait(SUSPICION_S + 0.1)
+    story[6].put(b"x", b"other")
+    story.wait(1.0)
+    assert story[6].value(b"x") == b"other"
+    # Of all that the owner learns no more than how the object stands; and replica 3 not even that.
+    story.lose = lambda sender, to, message: (
+        (to == 3 and isinstance(message, Handed))
+        or (crosses(sender, to) and not isinstance(message, Alive | Compare | Changes | Fetch | Handed))
+    )
+    story.wait(2.0)
+    assert story[1].value(b"x") == b"other"
+    assert not story[1].owns(b"x")
+    assert story[3].value(b"x") == b"0 by 1"
+    story.lose = lambda sender, to, message: False
+    story.wait(3.0)
+    assert story.value(b"x") == b"late"
+    assert story[3].revision(b"x") == 3
 
 
 # ---------------------------------------------------------------------------------------------------------- lost zones
