@@ -33,6 +33,11 @@ def test_the_hub_of_a_star_serves_what_others_had_begun_to_claim(seed):
     assert run(seed, PROTOCOL, 9, options={"zones": 3}).counters["endured: hub"] == 1
 
 
+def test_a_zone_that_was_cut_off_announces_nothing_of_what_the_others_decided():
+    """The plan cuts an owner's zone off, brings it up object by object, and keeps one of its members from that."""
+    assert run(578, PROTOCOL, 9, options={"zones": 3}).counters["wpaxos: lost"] > 0
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -58,7 +63,7 @@ def test_a_thousand_seeds_are_clean_and_cover_every_fault(replicas, options):
     for seed in range(1000):
         survey.add(run(seed, PROTOCOL, replicas, options=options))
     assert not survey.shortcomings(PROFILES["all"], 500)
-    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas))
+    assert not survey.missing(expected(PROFILES["all"], PROTOCOL.capabilities, replicas, "wpaxos"))
 
 
 def test_the_same_seed_is_the_same_run_whatever_the_hash_seed():
