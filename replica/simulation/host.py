@@ -984,7 +984,11 @@ class Process:
         if switch.kind == "sealed":
             return epoch == coordinator.epoch + 1
         if switch.kind == "taken":
-            return epoch == coordinator.epoch and coordinator.sealed is None and not covers(standing, frontier)
+            if epoch != coordinator.epoch or coordinator.sealed is not None:
+                return False
+            # One of a peer may have been installed meanwhile, which by object lies ahead in one and behind in another:
+            # what it covers is not to be lost either.
+            return covers(frontier, standing) and not covers(standing, frontier)
         if epoch != coordinator.epoch:
             return epoch > coordinator.epoch
         # By object a snapshot may lie ahead in one and behind in another. What the own one covers is not to be lost:

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from replica.consensus.interface import Command, Deliver, Effects, ProtocolSpec
+from replica.consensus.interface import Command, Configuration, Deliver, Effects, Member, ProtocolSpec
 from replica.consensus.registry import find_protocol
 from replica.simulation import Controls, FaultProfile, SimulationFailure, run
+from replica.simulation.host import Process, _Switch
 from replica.simulation.serial import Placed, check_serial
 from replica.simulation.violation import Violation
+from replica.storage.coordinator import Anchor
 from replica.verification import Header, Recorder, Verdict, check
 
 SOURCE = Path(__file__).resolve().parents[1] / "packages" / "partitioned" / "partitioned" / "__init__.py"
@@ -181,3 +184,26 @@ def test_a_write_nobody_heard_of_stands_where_it_was_seen():
 def test_a_revision_made_twice_is_a_violation():
     with pytest.raises(Violation, match="made twice"):
         check_serial([placed("one", 0.0, 1.0, {b"a": 1}), placed("other", 0.0, 1.0, {b"a": 1})])
+
+
+@pytest.mark.parametrize(
+    ("standing", "frontier", "timely"),
+    [
+        ({"a": 1}, {"a": 2}, True),
+        ({"a": 1}, {"a": 1, "b": 1}, True),
+        ({"a": 1, "b": 2}, {"a": 2, "b": 1}, False),
+        ({"a": 2}, {"a": 1}, False),
+        ({"a": 1}, {"a": 1}, False),
+    ],
+    ids=["ahead", "another object", "behind in one", "behind", "equal"],
+)
+def test_a_snapshot_of_the_own_state_does_not_take_the_place_of_one_that_covers_more_of_an_object(
+    standing, frontier, timely
+):
+    """That of a peer may have been installed while the own one was written."""
+    configuration = Configuration(epoch=1, members=(Member(1),), protocol="partitioned")
+    process = SimpleNamespace(
+        coordinator=SimpleNamespace(anchor=Anchor(configuration, standing), epoch=1, sealed=None),
+    )
+    switch = _Switch(Anchor(configuration, frontier), None, "taken")
+    assert Process._timely(process, switch) is timely
