@@ -202,8 +202,9 @@ def test_a_snapshot_of_the_own_state_does_not_take_the_place_of_one_that_covers_
 ):
     """That of a peer may have been installed while the own one was written."""
     configuration = Configuration(epoch=1, members=(Member(1),), protocol="partitioned")
-    process = SimpleNamespace(
+    process: Any = SimpleNamespace(
         coordinator=SimpleNamespace(anchor=Anchor(configuration, standing), epoch=1, sealed=None),
     )
-    switch = _Switch(Anchor(configuration, frontier), None, "taken")
+    image: Any = None
+    switch = _Switch(Anchor(configuration, frontier), image, "taken")
     assert Process._timely(process, switch) is timely
