@@ -61,6 +61,19 @@ def test_short_tails_are_discarded_and_made_up_for_by_snapshots(replicas):
     assert survey.slowest_recovery < LIVENESS_UNITS / 2
 
 
+@pytest.mark.parametrize(
+    ("seed", "options"),
+    [
+        (112, {}),
+        (363, {"tail_instances": 50, "tail_bytes_max": 64 << 20, "window_instances": 16, "recovery_s": 0.2}),
+    ],
+    ids=["hurried", "slow disk"],
+)
+def test_a_hub_is_left_to_recover_what_those_around_it_can_not(seed, options):
+    report = run(seed, PROTOCOL, 5, options=options)
+    assert report.counters["endured: hub"] == 1
+
+
 def test_a_few_seeds_go_through_every_path_of_the_protocol():
     survey = Survey()
     for seed in range(12):

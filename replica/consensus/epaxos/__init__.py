@@ -45,8 +45,9 @@ good, hold. It costs the fast path one sync more than it would need while nobody
 **Reads** are commands that only read; they do not interfere with one another.
 
 **What bounds a wait.** An instance that is not decided in time is recovered by others, one after the other
-(``recovery_s``), first of all what is in the way of an execution. A replica has at most ``window_instances`` of its own
-that are not executed, so a chain of dependencies ends, however many write one key.
+(``recovery_s``), first of all what is in the way of an execution; by those alone who hear from a quorum, or they would
+only get in the way of the rest. A replica has at most ``window_instances`` of its own that are not executed, so a chain
+of dependencies ends, however many write one key.
 
 **What it can't do.** Decide without ``n - f`` replicas; a total order, and so no global revision; change its members in
 place: an epoch ends with a seal, which would have to come before or after every single command. Remember without bound

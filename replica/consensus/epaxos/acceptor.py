@@ -125,8 +125,8 @@ class Acceptor:
         if message.ballot > before:
             self._rounds.drop(instance)
             instance.ballot = message.ballot
-            # Leave it to them for a while, but not for longer each time: they may reach nobody but this replica.
-            instance.due = max(instance.due, core.now + core.options.recovery_s)
+            # Leave it to them for a while, and the longer the more often this replica has failed itself.
+            instance.due = max(instance.due, core.now + instances.patience(instance))
             core.save(instance)
         voted = instance.voted
         if "single-ballot recovery" in core.bugs:

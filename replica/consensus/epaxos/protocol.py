@@ -105,6 +105,7 @@ class EPaxos(Protocol):
         core.begin(now)
         for event in events:
             if isinstance(event, Received):
+                self._recovery.heard_from(event.sender)
                 self._handlers[type(event.message)](event.sender, event.message)
             elif isinstance(event, Proposed):
                 self._on_proposed(event)

@@ -32,6 +32,10 @@ before it was decided. So what was executed is nothing against it.
 Where fewer have, the recovery waits for answers from outside Q: then either enough have, or rule 4 holds for all that
 have answered. One of both is so once all but the leader have, since then n - 1 - e are f or more.
 
+A replica recovers only while it hears from a quorum. One that hears from fewer can't end anything, but its ballots take
+every instance away from whoever could, again and again where that one is all it reaches (the hub of a partition), or
+where nobody reaches it (the deaf). So it asks once and, until a quorum has been heard from since, no more.
+
 What speaks for "so many": the replicas that pre-accepted the other with its initial dependencies, and its leader,
 can't be in a fast quorum of this one, and outside a fast quorum there are at most ``e``.
 """
@@ -129,6 +133,10 @@ class Recovery:
         self._rounds = rounds
         self._execution = execution
         self.attempts: dict[InstanceId, Attempt] = {}
+        self._present = {*core.members}
+        """From whom something has come since ``_asked_at``; everybody is given a chance at the start."""
+        self._asked_at = 0.0
+        """When this replica began to recover something, having heard from a quorum."""
         self._votes_waiting: dict[InstanceId, int] = {}
         """Pre-acceptances of instances whose recovery waits, as far as others have told."""
 
@@ -157,12 +165,27 @@ class Recovery:
             if len(self.attempts) >= RECOVERIES_MAX:
                 break
             if instance.id not in self.attempts and instance.id not in self._rounds.rounds:
+                if not self._reaches_quorum():
+                    break
                 self.begin(instance)
 
     def _meet(self, name: InstanceId) -> None:
         """Something waits for that instance, or it is missing in its space: know it, so that it will be due."""
         if not self._instances.has_executed(*name):
             self._instances.obtain(*name)
+
+    def heard_from(self, member: ReplicaId) -> None:
+        """Something has come from that member, whatever it is: all tell how far they are every now and then."""
+        self._present.add(member)
+
+    def _reaches_quorum(self) -> bool:
+        """Has a quorum been heard from since the last recoveries began, or have they only just begun?"""
+        core = self._core
+        if core.quorums.phase1(self._present):
+            self._present = {core.replica}
+            self._asked_at = core.now
+            return True
+        return core.now < self._asked_at + core.options.recovery_s
 
     def begin(self, instance: Instance) -> None:
         """Recover the instance at a new ballot."""

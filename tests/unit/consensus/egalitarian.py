@@ -483,6 +483,8 @@ class Ambush:
         if not peer.up or peer.inner._instances.has_executed(leader.id, 1):
             return
         peer.inner._recovery._meet((leader.id, 1))
+        for member in self.story.replicas:
+            peer.inner._recovery.heard_from(member)  # at another time, it may be
         begun = peer.core.status().counters.get("recoveries", 0)
         for _ in range(200):
             peer.clock += 0.1

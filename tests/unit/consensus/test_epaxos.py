@@ -82,6 +82,8 @@ def recover(story: Gathering, peer: Peer, number: int = 1, space: int = 1) -> No
     peer.inner._recovery._meet((space, number))
     attempts = peer.inner._recovery.attempts
     before = attempts.get((space, number))
+    for member in story.replicas:
+        peer.inner._recovery.heard_from(member)  # at another time, it may be
     for _ in range(400):
         peer.clock += 0.05
         peer.step()
@@ -675,6 +677,35 @@ def test_what_was_forgotten_and_may_speak_against_a_value_is_not_guessed(key: by
                 peer.install_from(story[peer.wishes.pop().peer])
     assert [sorted(peer.image.log) for peer in story.peers] == [[b"%d" % number for number in range(6)]] * 5
     assert [peer.inner.status().decided["1"] for peer in story.peers] == [1] * 5
+
+
+def test_whoever_hears_from_no_quorum_does_not_take_one_ballot_after_the_other():
+    story = Gathering(5)
+    lone_proposal(story, {2})
+    story.lose = between(2, 5)
+    story.wait(30)
+    for member in (2, 5):
+        assert story[member].inner.status().counters["recoveries"] <= 1
+    story.lose = lambda sender, to, message: False
+    story.wait(3)
+    assert [story[member].inner.status().decided["1"] for member in (2, 3, 4, 5)] == [1] * 4
+
+
+def test_a_replica_that_reaches_a_quorum_alone_recovers_what_others_can_not():
+    """All hear replica 5 alone, and what it asks and is told takes longer than others leave an instance to it."""
+    story = Gathering(5, options={"recovery_s": 0.05})
+    story.lose = lambda sender, to, message: 5 not in {sender, to}
+    story[1].propose_commands(write(b"a", b"x"))
+    for _ in range(200):
+        for peer in story.peers:
+            peer.clock += 0.05
+            peer.step()
+        # A step of everybody for each hop.
+        for _ in range(len(story.wires)):
+            story.carry(0)
+        if all(peer.inner.status().decided.get("1") for peer in story.peers):
+            return
+    raise AssertionError("nobody decides the instance")
 
 
 def test_two_recoveries_that_wait_for_each_other_end():
