@@ -164,7 +164,7 @@ class Recovery:
         for instance in [instance for instance in instances.undecided.values() if instance.due <= core.now]:
             if len(self.attempts) >= RECOVERIES_MAX:
                 break
-            if instance.id not in self.attempts and instance.id not in self._rounds.rounds:
+            if instance.id not in self.attempts and not self._rounds.carries(instance):
                 if not self._reaches_quorum():
                     break
                 self.begin(instance)
@@ -407,5 +407,5 @@ class Recovery:
         for name, attempt in self.attempts.items():
             assert name == attempt.instance.id
             assert attempt.ballot.replica == self._core.replica
-            assert name not in self._rounds.rounds or attempt.instance.ballot != attempt.ballot
+            assert not self._rounds.carries(attempt.instance) or attempt.instance.ballot != attempt.ballot
             assert attempt.validated <= attempt.quorum or attempt.step is Step.GATHERING

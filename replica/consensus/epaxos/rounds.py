@@ -4,6 +4,10 @@ A leader first gathers pre-acceptances. A fast quorum of them, its own included,
 which it proposed decides at once. Otherwise the union of what a quorum answered goes through a round of votes, at the
 first ballot. A recovery that has found out what is to be decided needs that round of votes alone, at its own ballot.
 
+A round of votes goes on when somebody else takes the instance over: the votes on their way may be a quorum, and what a
+quorum has voted for at one ballot is decided, whatever has been promised since, by this replica too. Nobody is asked
+anew, though. A fast decision needs that the leader has promised nothing: a round of pre-acceptances ends there.
+
 Rounds are not on disk. A replica that starts again takes up those of its own instances that nobody else has begun to
 recover: whatever it had told others of them is durable, so asking once more is all that it takes.
 """
@@ -38,7 +42,7 @@ class Stage(Enum):
 class Round:
     """One instance on its way."""
 
-    __slots__ = ("instance", "ballot", "stage", "answers", "holders", "sent_at")
+    __slots__ = ("instance", "ballot", "stage", "answers", "holders", "taken", "sent_at")
 
     def __init__(self, instance: Instance, ballot: Ballot, stage: Stage, holders: set[ReplicaId], now: float) -> None:
         self.instance = instance
@@ -48,6 +52,8 @@ class Round:
         """Who has answered in this stage, and what."""
         self.holders = holders
         """Who is known to hold the value."""
+        self.taken = False
+        """Somebody else has taken the instance over."""
         self.sent_at = now
 
 
@@ -191,9 +197,11 @@ class Rounds:
             self.decide(instance, instance.noop, instance.dependencies)
 
     def _stands(self, round_: Round) -> bool:
-        """Has nobody taken the instance over?"""
+        """May what is gathered still decide? A vote of this replica at another ballot puts an end to its older one."""
         instance = round_.instance
-        if instance.ballot == round_.ballot and not instance.decided:
+        if not instance.decided and round_.ballot == (
+            instance.ballot if round_.stage is Stage.PREACCEPTING else instance.voted
+        ):
             return True
         self.rounds.pop(instance.id, None)
         return False
@@ -206,8 +214,18 @@ class Rounds:
 
     def drop(self, instance: Instance) -> None:
         """The instance is carried on by somebody else."""
-        if self.rounds.pop(instance.id, None) is not None:
-            instance.due = self._core.now + self._instances.patience(instance)
+        round_ = self.rounds.get(instance.id)
+        if round_ is None or round_.taken:
+            return
+        instance.due = self._core.now + self._instances.patience(instance)
+        round_.taken = True
+        if round_.stage is Stage.PREACCEPTING:
+            del self.rounds[instance.id]
+
+    def carries(self, instance: Instance) -> bool:
+        """Does this replica carry it to its decision, and nobody else?"""
+        round_ = self.rounds.get(instance.id)
+        return round_ is not None and not round_.taken
 
     # -------------------------------------------------------------------------------------------------------- decisions
 
@@ -241,7 +259,7 @@ class Rounds:
         before = core.now - core.options.retransmit_s
         budget = REPEATED_BYTES_MAX
         for round_ in [round_ for round_ in self.rounds.values() if round_.sent_at <= before]:
-            if not self._stands(round_):
+            if not self._stands(round_) or round_.taken:
                 continue
             if round_.stage is Stage.PREACCEPTING:
                 self._weigh(round_, patient=False)
@@ -255,7 +273,7 @@ class Rounds:
         for round_ in self.rounds.values():
             if budget <= 0:
                 return
-            if peer not in round_.answers:
+            if peer not in round_.answers and not round_.taken:
                 budget -= self._repeat(round_, (peer,))
 
     def _repeat(self, round_: Round, to: tuple[ReplicaId, ...]) -> int:
@@ -306,6 +324,7 @@ class Rounds:
             assert not instance.decided
             assert self._instances.find(*name) is instance
             assert instance.ballot >= round_.ballot
+            assert round_.taken or instance.ballot == round_.ballot
             if instance.ballot == round_.ballot:
                 accepting = round_.stage is Stage.ACCEPTING
                 assert instance.phase is (Phase.ACCEPTED if accepting else Phase.PREACCEPTED)

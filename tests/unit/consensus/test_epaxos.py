@@ -12,6 +12,7 @@ from replica.consensus.epaxos.messages import (
     VALUES_TABLE,
     VOTES_TABLE,
     Accept,
+    Accepted,
     Commit,
     Fetch,
     Fetched,
@@ -706,6 +707,37 @@ def test_a_replica_that_reaches_a_quorum_alone_recovers_what_others_can_not():
         if all(peer.inner.status().decided.get("1") for peer in story.peers):
             return
     raise AssertionError("nobody decides the instance")
+
+
+def test_votes_that_are_a_quorum_decide_whatever_has_been_promised_since():
+    story = Gathering(5)
+    lone_proposal(story, {2})
+    late: list[tuple[int, Message]] = []
+
+    def hold(sender: int, to: int, message: Message) -> bool:
+        if isinstance(message, Accepted):
+            late.append((sender, message))
+        return isinstance(message, Accepted)
+
+    recover(story, story[2])
+    story.lose = hold
+    story.settle()
+    recover(story, story[5])
+    story.lose = lambda sender, to, message: not (isinstance(message, Recover) and to == 2)
+    story.settle()
+    instance = story[2].inner._instances.find(1, 1)
+    assert instance.ballot.replica == 5
+    assert instance.voted.replica == 2
+    assert len(late) == 3
+    for sender, message in late:
+        assert not instance.decided
+        story[2].step(Received(sender, message))
+        if instance.decided:
+            break
+    assert instance.decided
+    story.lose = lambda sender, to, message: False
+    story.wait(3)
+    assert [story[member].image.log for member in (2, 3, 4, 5)] == [[b"a"]] * 4
 
 
 def test_two_recoveries_that_wait_for_each_other_end():
