@@ -74,6 +74,11 @@ def test_a_hub_is_left_to_recover_what_those_around_it_can_not(seed, options):
     assert report.counters["endured: hub"] == 1
 
 
+def test_recoveries_that_take_longer_than_they_are_left_alone_do_not_go_on_for_ever():
+    """Some syncs take ten times ``recovery_s``, and hundreds of instances were left undecided by two lost replicas."""
+    run(642, PROTOCOL, 5)
+
+
 def test_a_few_seeds_go_through_every_path_of_the_protocol():
     survey = Survey()
     for seed in range(12):

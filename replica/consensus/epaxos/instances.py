@@ -41,7 +41,7 @@ from .messages import (
 if TYPE_CHECKING:
     from .state import Core
 
-RETRIES_SLOWED: Final = 3
+RETRIES_SLOWED: Final = 6
 """Each failure doubles the patience with an instance, up to so many of them."""
 
 PATIENCE_MAX_S: Final = 8.0
@@ -121,8 +121,9 @@ class Instances:
         n = len(self.spaces)
         turn = (core.rank[core.replica] - instance.rank) % n or n
         base = core.options.recovery_s
-        spread = base * (0.5 * (turn - 1) + core.randomness.uniform(0.0, 0.3))
-        return float(min(base * 2 ** min(instance.tries, RETRIES_SLOWED), PATIENCE_MAX_S) + spread)
+        grown = min(base * 2 ** min(instance.tries, RETRIES_SLOWED), PATIENCE_MAX_S)
+        # What tells rivals apart has to grow with it, and how long one takes may be a multiple of ``base``.
+        return float(grown * (1.0 + core.randomness.uniform(0.0, 0.3)) + base * 0.5 * (turn - 1))
 
     def archived(self, space: ReplicaId, number: int) -> Instance | None:
         """An executed instance, from disk; None where the disk can't tell it any more. Raises `CorruptRecord`."""
