@@ -414,6 +414,10 @@ class Replica(Stored):
         status = self.coordinator.status()
         if status.accepting:
             return ""
+        if self.coordinator.capabilities.routing != "leader":
+            return (
+                "it takes no commands: it is in touch with too few of the other members, or too many are waiting here"
+            )
         if status.leader is None:
             return "no leader is known"
         if status.leader == self.config.replica:

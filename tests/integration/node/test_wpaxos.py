@@ -14,7 +14,7 @@ import pytest
 
 from replica.client import AsyncStore, connect_async
 from replica.client.errors import Unsupported
-from tests.support.nodes import Nodes, nodes
+from tests.support.nodes import Nodes, eventually, nodes
 
 from .test_keyed import ready, settled, state, urls, value
 
@@ -119,6 +119,16 @@ async def test_a_replica_that_missed_everything_is_handed_every_key(tmp_path):
         await settled(cluster)
         async with connect_async(urls(cluster, 3)) as store:
             assert await value(store, "k7") is not None
+
+
+async def test_a_replica_that_is_cut_off_says_what_it_lacks_and_not_a_leader(tmp_path):
+    async with nodes(tmp_path, protocol__name="wpaxos") as cluster:
+        await cluster.start()
+        await ready(cluster)
+        await cluster.stop(1, 2)
+        left = cluster.running[3]
+        await eventually(left.problem, "it has noticed")
+        assert "too few of the other members" in left.problem()
 
 
 async def write_two(store: AsyncStore) -> None:
