@@ -4,10 +4,16 @@ A commit is sent once. Whoever misses it learns from the next `Progress` of a pe
 stays for a while fetches what is decided, in chunks. What the peer has discarded it can't tell: then the driver is
 asked for a snapshot. What everybody has executed is dropped from memory; records on disk stay for a tail behind the
 own snapshot.
+
+A snapshot replaces the whole state, so two replicas that each lack what the other has discarded can't help one another.
+Therefore what a peer lacks is discarded only if this replica has executed all that the peer has, as it told a moment
+ago: then a snapshot helps the peer. If it has not, it lacks something itself, and the two make it up to each other from
+their records. A peer that has been silent for long is not waited for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from replica.consensus.interface import Discard, Frontier, Put, ReplicaId, SnapshotWish
@@ -41,6 +47,12 @@ FETCH_AHEAD_MAX: Final = 8192
 QUIET_TICKS: Final = 20
 """Without news a replica tells how far it is every so many ticks."""
 
+NEWS_S: Final = 2.0
+"""What a peer told longer ago may not be how far it is: it tells at least every ``QUIET_TICKS``."""
+
+SILENCE_S: Final = 10.0
+"""A peer of which nothing was heard for so long may be gone, and may find what it lacks discarded."""
+
 SNAPSHOT_PATIENCE_S: Final = 10.0
 """A wish that was neither fulfilled nor declared unavailable is uttered again after so long."""
 
@@ -59,12 +71,18 @@ class CatchUps:
         """How far others are, as far as they have told since the start."""
         self._proposed: dict[ReplicaId, int] = {}
         """What numbers they had used when they told so."""
+        self._told_at: dict[ReplicaId, float] = {}
+        """And when that was; of those who have not told anything, when this replica started."""
         self._stuck: list[tuple[int, float]] = [(0, 0.0)] * len(core.members)
         """By rank: where the decided ones end, and since when."""
         self._asked: list[int] = [0] * len(core.members)
         """By rank: the number from which on the others were asked last."""
         self._wished_at: float | None = None
         self._wished: list[int] = []
+
+    def start(self) -> None:
+        """From now on others are listened to."""
+        self._told_at = dict.fromkeys(self._core.others, self._core.now)
 
     # --------------------------------------------------------------------------------------------------------- telling
 
@@ -106,6 +124,7 @@ class CatchUps:
     def on_progress(self, sender: ReplicaId, message: Progress) -> None:
         """How far a peer is. It may have gone back: the last word holds."""
         self._peers[sender] = message.executed
+        self._told_at[sender] = self._core.now
         if message.proposed is not None:
             self._proposed[sender] = message.proposed
         else:
@@ -202,9 +221,22 @@ class CatchUps:
 
         The state may hold more than is known to be executed: single instances that came with the snapshot of a peer.
         """
-        covered = map(min, self._instances.numbers(frontier), self._instances.executed)
-        tails = self._instances.tails
-        self._discard([tail.floor(number) for tail, number in zip(tails, covered, strict=True)])
+        instances = self._instances
+        covered = map(min, instances.numbers(frontier), instances.executed)
+        numbers = [tail.floor(number) for tail, number in zip(instances.tails, covered, strict=True)]
+        for lacks in self._not_to_be_helped_otherwise():
+            numbers = list(map(min, numbers, lacks))
+        self._discard(numbers)
+
+    def _not_to_be_helped_otherwise(self) -> Iterator[Dependencies]:
+        """How far those are that need the records of what lies beyond, since a snapshot may not help them."""
+        core, executed = self._core, self._instances.executed
+        for peer in core.others:
+            told = self._peers.get(peer, core.nothing)
+            since = core.now - self._told_at[peer]
+            helped = peer in self._peers and since <= NEWS_S and all(map(int.__ge__, executed, told))
+            if since < SILENCE_S and not helped:
+                yield told
 
     def on_installed(self, frontier: Frontier, mark: bytes) -> None:
         """The state of a peer has taken the place of the own one. No promise and no vote behind it is touched."""

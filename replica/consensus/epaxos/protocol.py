@@ -95,6 +95,7 @@ class EPaxos(Protocol):
         core.begin(now)
         self._instances.restore(context.applied, context.snapshot, context.snapshot_mark)
         self._execution.restart()
+        self._catchups.start()
         self._rounds.resume()
         core.timer(TICK_TIMER, now + core.options.progress_s)
         return self._settle()

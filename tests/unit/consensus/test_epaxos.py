@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from replica.consensus.epaxos import PROTOCOL, history, interference, rounds
+from replica.consensus.epaxos import PROTOCOL, catchup, history, interference, rounds
 from replica.consensus.epaxos.messages import (
     VALUES_TABLE,
     VOTES_TABLE,
@@ -540,7 +540,13 @@ def discarding(story: Gathering, *members: int, key: bytes, restart: bool = Fals
 
 
 @pytest.fixture
-def forgetful(monkeypatch):
+def reckless(monkeypatch):
+    """What lies behind a snapshot is discarded whoever lacks it, as after a long silence."""
+    monkeypatch.setattr(catchup, "SILENCE_S", 0.0)
+
+
+@pytest.fixture
+def forgetful(monkeypatch, reckless):
     """Next to nothing is remembered by key, as if many keys had been used while a replica was away."""
     monkeypatch.setattr(history, "KEYS_MAX", 1)
     monkeypatch.setattr(history, "RECENT_MAX", 0)
@@ -558,6 +564,7 @@ def test_what_was_forgotten_is_nothing_against_a_value_that_somebody_in_every_qu
     assert story[2].image.writes[b"x"] == [b"a"]
 
 
+@pytest.mark.usefixtures("reckless")
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize(("key", "outcome"), [(b"x", []), (b"y", [b"a"])])
 def test_whether_something_interferes_is_remembered_by_key_when_it_has_been_discarded(key, outcome, restart):
@@ -579,6 +586,7 @@ def test_whether_something_interferes_is_remembered_by_key_when_it_has_been_disc
     assert [[name for name in story[member].image.log if name == b"a"] for member in (2, 3, 4)] == [outcome] * 3
 
 
+@pytest.mark.usefixtures("reckless")
 def test_whoever_installs_a_snapshot_remembers_by_key_what_its_giver_executed():
     """Of five, 1 proposed and is gone, 3 pre-accepted it and was cut off. 2 and 5 executed what interferes; 4 has their
     state, and neither values nor records."""
@@ -867,6 +875,7 @@ def test_a_copy_of_an_answer_brings_about_no_further_question():
     assert questions <= 12 + 2, "one for each chunk, not twice as many with every answer"
 
 
+@pytest.mark.usefixtures("reckless")
 def test_a_replica_that_missed_everything_takes_a_snapshot():
     story = Gathering(3, options={"tail_instances": 2, "batch_max": 1})
     story.isolate(3)
@@ -886,6 +895,52 @@ def test_a_replica_that_missed_everything_takes_a_snapshot():
     assert len(story[3].image.log) == 21
 
 
+def floor_of(peer: Peer) -> list[int]:
+    """Up to where a replica has discarded, after a snapshot."""
+    peer.take_snapshot()
+    return list(peer.inner._instances.floor)
+
+
+def test_two_that_lack_something_of_each_other_discard_none_of_it():
+    """1 and 3 decided these, and hear of each other's decisions no more; 2 is gone."""
+    story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
+    story[2].crash()
+    story.lose = lambda sender, to, message: isinstance(message, Commit | Fetched)
+    for number in range(5):
+        story[1].propose_commands(write(b"a%d" % number, b"x"))
+        story[3].propose_commands(write(b"b%d" % number, b"y"))
+    story.settle()
+    story.lose = lambda sender, to, message: isinstance(message, Commit | Fetched | Recover)
+    story.wait(1)
+    assert story[1].inner.status().delivered == {"1": 5}
+    assert story[3].inner.status().delivered == {"3": 5}
+    assert floor_of(story[1]) == floor_of(story[3]) == [0, 0, 0]
+    story.lose = lambda sender, to, message: True
+    story.wait(5)
+    assert floor_of(story[1]) == floor_of(story[3]) == [0, 0, 0]
+    story.lose = lambda sender, to, message: False
+    story.wait(6)
+    assert sorted(story[1].image.log) == sorted(story[3].image.log)
+    assert len(story[1].image.log) == 10
+    assert floor_of(story[1]) == floor_of(story[3]) == [4, 0, 4]
+
+
+def test_what_a_peer_lacks_is_discarded_where_a_snapshot_helps_it_or_it_has_been_silent_for_long():
+    story = Gathering(3, options={"tail_instances": 1, "batch_max": 1})
+    story.lose = lambda sender, to, message: to == 3
+    for number in range(5):
+        story[1].propose_commands(write(b"a%d" % number, b"x"))
+    story.wait(1.5)
+    assert floor_of(story[1]) == [4, 0, 0], "it has told that it has nothing"
+    story.isolate(3)
+    story[2].propose_commands(write(b"b", b"x"), write(b"c", b"x"), write(b"d", b"x"))
+    story.wait(5)
+    assert floor_of(story[2]) == [0, 0, 0], "it was heard of not long ago, and has got further perhaps"
+    story.wait(6)
+    assert floor_of(story[2]) == [4, 2, 0]
+
+
+@pytest.mark.usefixtures("reckless")
 def test_what_is_kept_behind_a_snapshot_is_bounded_in_bytes_too():
     story = Gathering(3, options={"tail_instances": 1000, "tail_bytes_max": 300, "batch_max": 1})
     for number in range(20):
