@@ -581,8 +581,9 @@ class Protocol(ABC):
 
         The driver asks when it takes a snapshot, keeps the answer beside it, and hands it to whoever installs the
         snapshot in the same epoch or restarts on it. ``frontier`` lies at or behind that of the last snapshot, and not
-        beyond what has been delivered. Raft's is the term of the last entry, EPaxos' what was
-        executed by key; most protocols need none.
+        beyond what has been delivered; by object the state may hold single positions since before the start, which are
+        to be delivered again, and the frontier then runs over them. Raft's is the term of the last entry, EPaxos' what
+        was executed by key; most protocols need none.
         """
         return b""
 

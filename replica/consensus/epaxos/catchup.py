@@ -16,14 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from replica.consensus.interface import Discard, Frontier, Put, ReplicaId, SnapshotWish
+from replica.consensus.interface import Discard, Frontier, ReplicaId, SnapshotWish
 
 from .execution import Execution
 from .instance import Space
 from .instances import Instances
 from .messages import (
-    FLOOR_KEY,
-    FLOOR_TABLE,
     VALUES_TABLE,
     VOTES_TABLE,
     Commit,
@@ -31,12 +29,11 @@ from .messages import (
     Entry,
     Fetch,
     Fetched,
-    Floor,
     Progress,
     instance_key,
 )
 from .rounds import Rounds
-from .state import Core
+from .state import QUIET_TICKS, Core
 
 FETCH_INSTANCES_MAX: Final = 1024
 """Instances in one chunk."""
@@ -44,14 +41,8 @@ FETCH_INSTANCES_MAX: Final = 1024
 FETCH_AHEAD_MAX: Final = 8192
 """A replica that holds so many decided instances of a space unexecuted fetches no more of it."""
 
-QUIET_TICKS: Final = 20
-"""Without news a replica tells how far it is every so many ticks."""
-
-NEWS_S: Final = 2.0
-"""What a peer told longer ago may not be how far it is: it tells at least every ``QUIET_TICKS``."""
-
-SILENCE_S: Final = 10.0
-"""A peer of which nothing was heard for so long may be gone, and may find what it lacks discarded."""
+SILENCE: Final = 10
+"""A peer that has missed so many times ``QUIET_TICKS`` may be gone, and may find what it lacks discarded."""
 
 SNAPSHOT_PATIENCE_S: Final = 10.0
 """A wish that was neither fulfilled nor declared unavailable is uttered again after so long."""
@@ -234,8 +225,8 @@ class CatchUps:
         for peer in core.others:
             told = self._peers.get(peer, core.nothing)
             since = core.now - self._told_at[peer]
-            helped = peer in self._peers and since <= NEWS_S and all(map(int.__ge__, executed, told))
-            if since < SILENCE_S and not helped:
+            helped = peer in self._peers and since <= core.present_s and all(map(int.__ge__, executed, told))
+            if since < SILENCE * core.quiet_s and not helped:
                 yield told
 
     def on_installed(self, frontier: Frontier, mark: bytes) -> None:
@@ -262,5 +253,4 @@ class CatchUps:
                 instances.floor[space.rank] = number
                 moved = True
         if moved:
-            record = Floor(tuple(instances.floor), tuple(instances.reached))
-            core.writes.append(Put(FLOOR_TABLE, FLOOR_KEY, record))
+            instances.write_floor()

@@ -180,7 +180,7 @@ class History:
         return self._weight + sum(len(each.keys) + len(each.intervals) for each in generations)
 
     def add(self, rank: int, number: int, dependencies: Dependencies, touch: Touch) -> None:
-        """An instance, not a no-op, is executed."""
+        """An instance is executed; a no-op touches nothing."""
         self._append(Trace(rank, number, dependencies, touch))
 
     def _append(self, trace: Trace) -> None:
@@ -273,8 +273,12 @@ class History:
 
     # -------------------------------------------------------------------------------------------------------- snapshots
 
-    def mark(self, frontier: Sequence[int], executed: Dependencies) -> bytes:
-        """What is to be known of a snapshot at ``frontier``. Raises `CorruptRecord`."""
+    def mark(self, frontier: Sequence[int], executed: Dependencies, pending: Iterable[Trace] = ()) -> bytes:
+        """What is to be known of a snapshot at ``frontier``. Raises `CorruptRecord`.
+
+        The state may hold more than has been executed since the start: what it held before that, as single instances
+        above its frontier. Some of it is ``pending``, decided and to be executed again; some is told by a peer's mark.
+        """
         for rank, (low, high) in enumerate(self._unread):
             if low < high:
                 for trace in self._read(rank, low + 1, high):
@@ -285,6 +289,12 @@ class History:
         blind = list(self.blind)
         if not _covers(frontier, self._settled_by):
             _raise(blind, self._settled)
+        kept = (*self._traces, *pending)
+        known = {(trace.rank, trace.number) for trace in kept}
+        for rank, (done, held) in enumerate(zip(executed, frontier, strict=True)):
+            for number in range(done + 1, held + 1):
+                if (rank, number) not in known:
+                    blind[rank] = max(blind[rank], number)
         keys: dict[bytes, list[int]] = {}
         intervals: dict[Interval, list[int]] = {}
         for generation in (self._old, self._young):
@@ -306,7 +316,7 @@ class History:
                 trace.touch.ranges,
                 trace.touch.written_ranges,
             )
-            for trace in self._traces
+            for trace in kept
         ]
         spans = [(first, last, entry) for (first, last), entry in intervals.items()]
         return _encoder.encode(_Mark(tuple(blind), keys, spans, traces))

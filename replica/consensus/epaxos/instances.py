@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from replica.consensus.interface import Command, CorruptRecord, Frontier, Record, ReplicaId
+from replica.consensus.interface import Command, CorruptRecord, Frontier, Put, Record, ReplicaId
 from replica.consensus.tail import Tail
 from replica.consensus.values import Batch, decode_value
 
 from .graph import Pending
 from .history import History, Trace
 from .instance import Instance, Space
-from .interference import Conflicts, touch_of
+from .interference import NOTHING, Conflicts, touch_of
 from .messages import (
     FLOOR_KEY,
     FLOOR_TABLE,
@@ -241,8 +241,7 @@ class Instances:
         del space.live[instance.number]
         if not instance.noop:
             self.pending.remove(instance)
-            assert instance.touch is not None
-            self.history.add(space.rank, instance.number, instance.dependencies, instance.touch)
+        self.history.add(*_trace(instance))
         self._sizes[space.rank] += len(instance.value or b"")
         if instance.number == space.executed + 1:
             number = instance.number
@@ -279,8 +278,17 @@ class Instances:
                 )
             self._stand(space, start)
         self._remember(mark, covered)
+        if any(map(int.__gt__, self.reached, covered)):
+            # Not all of it need be on this disk, and it will be told; should the machine lose its state, what is
+            # proposed then has to come after it all the same.
+            self.write_floor()
         for space in self.spaces:
             self._load(space)
+
+    def write_floor(self) -> None:
+        """Have the floor written down, and what has been reached."""
+        record = Floor(tuple(self.floor), tuple(self.reached))
+        self._core.writes.append(Put(FLOOR_TABLE, FLOOR_KEY, record))
 
     def _remember(self, mark: bytes, covered: list[int]) -> None:
         try:
@@ -396,6 +404,13 @@ class Instances:
             now > then for rank, (now, then) in enumerate(zip(met, initial, strict=True)) if rank != instance.rank
         )
 
+    def decided_traces(self) -> Iterator[Trace]:
+        """What is decided and was not executed since the start. The state may hold some of it all the same."""
+        for space in self.spaces:
+            for instance in space.live.values():
+                if instance.decided:
+                    yield _trace(instance)
+
     def _decided_on_disk(self, rank: int, first: int, last: int) -> Iterator[Trace]:
         """What the disk holds of decisions in a space between these numbers, but no-ops. Raises `CorruptRecord`."""
         core, space = self._core, self.spaces[rank]
@@ -404,8 +419,7 @@ class Instances:
             if isinstance(vote, Vote) and vote.phase is Phase.COMMITTED and not vote.noop:
                 value = core.stable.get(VALUES_TABLE, key)
                 instance = self._revive(space, number_of(key), vote, value if isinstance(value, Value) else None)
-                assert instance.touch is not None
-                yield Trace(rank, instance.number, instance.dependencies, instance.touch)
+                yield _trace(instance)
 
     def check(self) -> None:
         """Assert the invariants of the marks."""
@@ -426,3 +440,10 @@ class Instances:
                     or instance.phase is Phase.ACCEPTED
                     or (instance.voted == core.first_ballot)
                 )
+
+
+def _trace(instance: Instance) -> Trace:
+    """A decided instance, as it is remembered."""
+    touch = NOTHING if instance.noop else instance.touch
+    assert touch is not None
+    return Trace(instance.rank, instance.number, instance.dependencies, touch)

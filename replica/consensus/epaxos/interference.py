@@ -74,6 +74,10 @@ class Touch:
         )
 
 
+NOTHING: Final = Touch({}, {})
+"""What a no-op touches."""
+
+
 def touch_of(commands: Iterable[Command]) -> Touch:
     """The union over the commands."""
     writes: dict[bytes, None] = {}

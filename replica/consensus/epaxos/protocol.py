@@ -93,6 +93,7 @@ class EPaxos(Protocol):
         """Rebuild from stable storage. Raises `CorruptRecord`: a replica that can't tell its votes must not go on."""
         core, context = self._core, self._context
         core.begin(now)
+        core.hears(*core.others)
         self._instances.restore(context.applied, context.snapshot, context.snapshot_mark)
         self._execution.restart()
         self._catchups.start()
@@ -106,6 +107,7 @@ class EPaxos(Protocol):
         core.begin(now)
         for event in events:
             if isinstance(event, Received):
+                core.hears(event.sender)
                 self._recovery.heard_from(event.sender)
                 self._handlers[type(event.message)](event.sender, event.message)
             elif isinstance(event, Proposed):
@@ -190,7 +192,7 @@ class EPaxos(Protocol):
     def snapshot_mark(self, frontier: Frontier) -> bytes:
         """What was executed, by key: see `history`."""
         instances = self._instances
-        return instances.history.mark(instances.numbers(frontier), instances.executed)
+        return instances.history.mark(instances.numbers(frontier), instances.executed, instances.decided_traces())
 
     def check(self) -> None:
         """Assert the invariants of this replica."""

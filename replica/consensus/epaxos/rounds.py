@@ -126,7 +126,8 @@ class Rounds:
         self._weigh(round_)
 
     def _weigh(self, round_: Round, *, patient: bool = True) -> None:
-        """Decide on the fast path, or go on to the slow one; a patient leader waits for a fast quorum to answer."""
+        """Decide on the fast path, or go on to the slow one; a patient leader waits for a fast quorum to answer, if so
+        many are there at all."""
         core, quorums = self._core, self._core.quorums
         instance, answers = round_.instance, round_.answers
         if core.replica not in answers or not quorums.phase2(answers.keys()):
@@ -136,7 +137,7 @@ class Rounds:
             core.counters["fast"] += 1
             assert instance.initial is not None
             self.decide(instance, False, instance.initial)
-        elif len(answers) >= quorums.fast_size or not patient:
+        elif len(answers) >= quorums.fast_size or not patient or core.present < quorums.fast_size:
             core.counters["slow"] += 1
             union = tuple(max(column) for column in zip(*answers.values(), strict=True))
             self.accept(instance, core.first_ballot, False, union, holders=round_.holders)

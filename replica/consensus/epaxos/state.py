@@ -23,6 +23,9 @@ from .options import EPaxosOptions
 
 TICK_TIMER: Final = "tick"
 
+QUIET_TICKS: Final = 20
+"""Without news a replica tells how far it is every so many ticks."""
+
 
 class Core(TurnState):
     """Shared state. The concerns read it freely; the methods are the only way to write, send or set a timer."""
@@ -34,14 +37,32 @@ class Core(TurnState):
         self.bugs = bugs
         self.members: tuple[ReplicaId, ...] = context.configuration.replicas
         self.rank = {member: rank for rank, member in enumerate(self.members)}
+        self.quiet_s = QUIET_TICKS * options.progress_s
+        """Something comes from everybody at least so often."""
+        self.present_s = 2 * self.quiet_s
+        """Whoever was heard of so long ago is there, as far as can be told."""
         self.nothing: Dependencies = (0,) * len(self.members)
         self.first_ballot = no_ballot(self.epoch)
         """The ballot of an instance's own leader, below every ballot of a recovery."""
         self.counters: Counter[str] = Counter()
         """What happened how often since the start."""
+        self._heard_at = dict.fromkeys(self.others, 0.0)
+        """When something last came from a peer, whatever it was."""
         self._own: deque[tuple[Ticket, Message]] = deque()
         self._votes: dict[tuple[ReplicaId, int], Instance] = {}
         self._values: dict[tuple[ReplicaId, int], Instance] = {}
+
+    # -------------------------------------------------------------------------------------------------------- hearing
+
+    def hears(self, *members: ReplicaId) -> None:
+        """Something has come from these, or is taken to have come."""
+        for member in members:
+            self._heard_at[member] = self.now
+
+    @property
+    def present(self) -> int:
+        """How many members are there, this one included."""
+        return 1 + sum(at >= self.now - self.present_s for at in self._heard_at.values())
 
     # -------------------------------------------------------------------------------------------------------- writing
 

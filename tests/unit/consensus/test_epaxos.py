@@ -197,6 +197,19 @@ def test_with_a_larger_fast_quorum_a_replica_that_is_down_costs_a_round_trip_and
     assert story[2].image.log == [b"a"]
 
 
+def test_a_leader_does_not_wait_for_a_fast_quorum_of_those_who_are_gone():
+    """Seven, three of them gone: four are enough to decide and not to decide fast, and recoveries would come first."""
+    story = Gathering(7, options={"recovery_s": 0.1, "retransmit_s": 0.25})
+    for member in (5, 6, 7):
+        story[member].crash()
+    story[1].propose_commands(write(b"a", b"x"))
+    story.wait(20)
+    assert story[1].image.log == [b"a"]
+    story[1].propose_commands(write(b"b", b"x"))
+    story.settle()
+    assert story[1].image.log == [b"a", b"b"], "at once, no time has passed"
+
+
 def test_lost_messages_are_repeated():
     story = Gathering(3)
     lost: set[type[Message]] = set()
@@ -542,7 +555,7 @@ def discarding(story: Gathering, *members: int, key: bytes, restart: bool = Fals
 @pytest.fixture
 def reckless(monkeypatch):
     """What lies behind a snapshot is discarded whoever lacks it, as after a long silence."""
-    monkeypatch.setattr(catchup, "SILENCE_S", 0.0)
+    monkeypatch.setattr(catchup, "SILENCE", 0)
 
 
 @pytest.fixture
@@ -608,6 +621,106 @@ def test_whoever_installs_a_snapshot_remembers_by_key_what_its_giver_executed():
     answers = [answer.against for sender, _, answer in heard if sender == 4]
     assert answers
     assert all(against and against[0] in {(2, number, True) for number in (1, 2, 3)} for against in answers)
+
+
+def concerns(message: Message, space: int, number: int) -> bool:
+    """Is it about that instance?"""
+    return (getattr(message, "space", 0), getattr(message, "number", 0)) == (space, number)
+
+
+def test_a_snapshot_tells_of_what_the_state_holds_and_has_not_been_executed_again_since_the_start():
+    """Of five, 1 proposed to 2 alone and is gone. 3 to 5 decided what interferes as (4, 2), behind an open (4, 1).
+    5 executed it, started again, and can't execute it anew at once; then its state closes the gap."""
+    story = Gathering(5, options={"batch_max": 1})
+
+    def lose(*rules: Callable[[int, int, Message], bool]) -> None:
+        story.lose = lambda sender, to, message: (
+            isinstance(message, Progress | Fetch | Fetched) or any(rule(sender, to, message) for rule in rules)
+        )
+
+    lose(lambda sender, to, message: concerns(message, 4, 1) and isinstance(message, Commit))
+    story[4].propose_commands(write(b"gap", b"y"))
+    story.settle()
+    # (2, 2) is known everywhere, and (2, 1) before it is not known to 5.
+    lose(
+        lambda sender, to, message: concerns(message, 2, 1) and to == 5,
+        lambda sender, to, message: concerns(message, 4, 1),
+    )
+    for payload, key in ((b"p", b"z"), (b"q", b"x")):
+        story[2].propose_commands(write(payload, key))
+        story.settle()
+    lose(lambda sender, to, message: not (isinstance(message, PreAccept) and (sender, to) == (1, 2)))
+    story[1].propose_commands(write(b"lone", b"x"))
+    story.settle()
+    lose(
+        lambda sender, to, message: not {sender, to} <= {3, 4, 5},
+        lambda sender, to, message: isinstance(message, Commit) and to != 5,
+        lambda sender, to, message: concerns(message, 2, 1) or concerns(message, 4, 1),
+    )
+    story[4].propose_commands(write(b"other", b"x"))
+    story.settle()
+    assert ("4", 2) not in story[5].image.executed, "its dependencies cover what is not known"
+    # Now it is known, and (4, 2) executed; the process dies before that is on the disk.
+    known = story[2].inner._instances.archived(2, 1)
+    story[5].syncs = False
+    story[5].step(Received(2, Commit(2, 1, False, known.value, known.dependencies)))
+    assert ("4", 2) in story[5].image.executed
+    story[5].crash()
+    story[5].syncs = True
+    story[5].start()
+    gap = story[4].inner._instances.archived(4, 1)
+    story[5].step(Received(4, Commit(4, 1, False, gap.value, gap.dependencies)))
+    assert story[5].image.frontier()["4"] == 2
+    assert story[5].inner.status().delivered["4"] == 1
+    story[5].take_snapshot()
+    assert story[3].install_from(story[5])
+    story[5].crash()
+    story[5].start()
+    story[1].crash()
+    story[4].crash()
+    heard = story.tap(Validated)
+    tapped = story.lose
+    lose(tapped)
+    story.wait(3)
+    answers = {sender: message.against for sender, _, message in heard if concerns(message, 1, 1)}
+    assert {3, 5} & answers.keys()
+    assert all(answers[member] == ((4, 2, True),) for member in {3, 5} & answers.keys())
+
+
+def test_what_a_replica_told_of_its_proposals_holds_after_its_machine_lost_the_state():
+    story = Gathering(3, options={"batch_max": 1})
+    # (1, 2) is executed at 2 before (1, 1); 3 installs the state of 2, which holds it above the frontier.
+    story.lose = lambda sender, to, message: (
+        3 in {sender, to}
+        or isinstance(message, Progress | Fetch | Fetched)
+        or (isinstance(message, PreAccept) and message.number == 1)
+    )
+    story[1].propose_commands(write(b"a", b"x"), write(b"b", b"y"))
+    story.settle()
+    assert story[2].image.executed == {("1", 2)}
+    assert story[3].install_from(story[2])
+    # Then (1, 1) is decided and executed, too, and by its state 3 has executed both when it starts again.
+    story.lose = lambda sender, to, message: isinstance(message, Progress | Fetch | Fetched) or concerns(message, 1, 2)
+    story.wait(1)
+    story[3].crash()
+    story[3].start()
+    told: list[Progress] = []
+
+    def listen(sender: int, to: int, message: Message) -> bool:
+        if sender == 3 and isinstance(message, Progress):
+            told.append(message)
+        return True
+
+    story.lose = listen
+    story.wait(2)
+    assert told[-1].executed == (2, 0, 0)
+    story[3].crash(state_survives=False)
+    story[3].start()
+    story[3].propose_commands(write(b"c", b"y"))
+    story.settle()
+    proposal = story[3].inner._instances.find(3, 1)
+    assert proposal.number > told[-1].proposed
+    assert proposal.initial[0] == 2
 
 
 @pytest.mark.usefixtures("forgetful")

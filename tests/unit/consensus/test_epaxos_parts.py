@@ -269,6 +269,17 @@ def test_with_too_many_keys_the_older_are_forgotten_and_the_replica_is_blind_for
     assert not world.history.is_blind(0, (0, blind, 0))
 
 
+def test_a_mark_of_a_frontier_ahead_of_what_is_known_to_be_executed_says_what_is_unknown():
+    """A snapshot of an earlier release held 7 above its frontier; 6 was executed since, so the state stands at 7."""
+    world = Executed()
+    world.history.load(b"", (0, 5, 0), (0, 5, 0))
+    world.history.add(1, 6, (0, 5, 0), touch(Footprint(writes=(b"a",))))
+    mark = world.history.mark((0, 7, 0), (0, 6, 0))
+    world.history.load(mark, (0, 7, 0), (0, 7, 0))
+    assert world.history.is_blind(0, (0, 6, 0))
+    assert not world.history.is_blind(0, (0, 7, 0))
+
+
 @pytest.mark.parametrize("earlier", [Footprint(reads=(b"a",)), Footprint(ranges=((b"a", b"b"),))])
 def test_a_write_is_told_of_earlier_reads_after_a_restart(earlier, monkeypatch):
     monkeypatch.setattr(history, "RECENT_MAX", 0)
