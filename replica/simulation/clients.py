@@ -252,8 +252,9 @@ class Client:
             encoded = encode_operations([seen.operation for seen in stretch])
             self._send(frames.Run(self._session, first, len(stretch), self._acknowledged, encoded))
 
-    def _resend_all(self) -> None:
-        """Everything outstanding goes to the present target, in order."""
+    def _resend_all(self, *, overdue: bool = False) -> None:
+        """Everything outstanding goes to the present target, in order. What can't be asked again is given up if it is
+        ``overdue``, and otherwise waits for the answer of whoever was asked."""
         self._resending = False
         if self._session == 0:
             self._send(frames.OpenSession(self._nonce))
@@ -261,7 +262,7 @@ class Client:
         for run in list(self._runs.values()):
             if self._may_repeat(run):
                 self._send_run(run)
-            else:
+            elif overdue:
                 self._give_up(run)
         for number, (seen, _) in list(self._reads.items()):
             self._send_read(number, seen)
@@ -302,7 +303,7 @@ class Client:
             self._patience_s = min(2 * self._patience_s, self._patience_factor_max * profile.attempt_s)
             self._progress = now
             self._choose(None)
-            self._resend_all()
+            self._resend_all(overdue=True)
         for number, (seen, asked) in list(self._reads.items()):
             if now - asked > profile.give_up_s:
                 del self._reads[number]
