@@ -37,7 +37,8 @@ class EPaxosOptions(msgspec.Struct, frozen=True, kw_only=True):
     chunk_bytes_max: int = 1 << 20
     """Values in one message are cut about here, except that one value always travels whole."""
     tail_instances: int = 4096
-    """Instances of a space kept behind a snapshot, for replicas that lag a little."""
+    """Instances of a space kept behind a snapshot, for replicas that lag a little; more of them as long as a replica
+    lacks them that a snapshot would not help."""
     tail_bytes_max: int = 64 << 20
     """Bytes of values of a space kept behind a snapshot, as far as they were executed since the start."""
 
