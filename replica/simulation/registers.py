@@ -22,7 +22,7 @@ from replica.simulation.world import World
 from replica.verification import Budget, Header, Verdict, check
 from replica.verification.history import Recorder
 
-STATES_MAX: Final = 200_000
+STATES_MAX: Final = 1_000_000
 """What the search may explore in one run; a history that needs more is reported as undecided, not as sound, and a
 survey bears only a few of those."""
 
