@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from replica.client import connect_async
 from tests.support.nodes import Nodes, eventually, nodes
@@ -61,16 +62,25 @@ async def test_commands_of_clients_that_keep_to_keys_of_their_own_take_the_fast_
                     break
 
 
+def has_discarded(cluster: Nodes, replica: int) -> bool:
+    """Is anything gone from the records of a replica?"""
+    protocol: Any = cluster.running[replica].coordinator.protocol
+    return any(protocol._instances.floor)
+
+
 async def test_a_replica_that_missed_everything_catches_up(tmp_path):
+    options = {"tail_instances": 5, "progress_s": 0.005}  # and so a silence of one second is a long one
     async with nodes(
-        tmp_path, protocol__name="epaxos", protocol__options={"tail_instances": 5}, snapshot__every_positions=20
+        tmp_path, protocol__name="epaxos", protocol__options=options, snapshot__every_positions=20
     ) as cluster:
         await cluster.start()
         await ready(cluster)
         await cluster.stop(3)
+        write = 0
         async with connect_async(urls(cluster, 1, 2)) as store:
-            for write in range(100):
+            while write < 100 or not (has_discarded(cluster, 1) and has_discarded(cluster, 2)):
                 await store.put(f"k{write % 7}", str(write))
+                write += 1
         await cluster.start(3)
         await eventually(
             lambda: cluster.running[3].begun and state(cluster, 3).applied == state(cluster, 1).applied, "catch-up"
