@@ -51,11 +51,11 @@ of dependencies ends, however many write one key.
 
 **What it can't do.** Decide without ``n - f`` replicas; a total order, and so no global revision; change its members in
 place: an epoch ends with a seal, which would have to come before or after every single command. Remember without bound
-what may be asked about: while a member is away and beyond some 65 000 keys and a snapshot or two, a recovery of what is
-older and was pre-accepted unchanged by fewer than f replicas, the leader apart, waits for others who know, for all but
-the leader at worst (`history`). With three replicas that does not occur. Put two states together: where two replicas
-have each discarded what the other lacks, only a third that has both helps. While they hear of each other, and for ten
-seconds after, they see to it that this does not come about (`catchup`).
+what may be asked about: while a member is away, and once more than 65 536 keys have been used since, a recovery of what
+is older and was pre-accepted unchanged by fewer than f replicas, the leader apart, waits for others who know, for all
+but the leader at worst (`history`). With three replicas that does not occur. Put two states together: where two
+replicas have each discarded what the other lacks, only a third that has both helps. While they hear of each other, and
+for ten seconds after, they see to it that this does not come about (`catchup`).
 
 **The files.** `messages` (wire, records), `options`, `state` (what the concerns share), `interference`, `instance` and
 `instances` (what is known), `history` (what was executed, by key), `rounds` (leading), `acceptor` (answering),

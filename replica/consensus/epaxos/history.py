@@ -20,6 +20,8 @@ lack it. In a healthy cluster that is so within moments.
 
 While a replica is away nothing is settled, and the keys add up. Beyond two generations of ``KEYS_MAX`` the older one is
 given up, and this replica *blind* for it: it can't tell any more what is against a value whose dependencies end there.
+
+The published protocol discards nothing: what is remembered by key, and for how long, is this package's own.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 import msgspec
 
-from .interference import Touch
+from .interference import Touch, raise_to
 from .messages import Dependencies
 
 KEYS_MAX: Final = 1 << 16
@@ -61,7 +63,7 @@ class Trace(NamedTuple):
 
 
 Reader: TypeAlias = Callable[[int, int, int], Iterator[Trace]]
-"""Reads from disk what was decided in the space of a rank from a first to a last number, nothings left out."""
+"""Reads from disk what was decided in the space of a rank from a first to a last number, no-ops left out."""
 
 
 class _Written(msgspec.Struct, frozen=True, array_like=True):
@@ -126,7 +128,7 @@ class _Generation:
                     self.size += len(interval[0]) + len(interval[1])
                 entry[place] = max(entry[place], number)
         self.top[rank] = max(self.top[rank], number)
-        _raise(self.reach, trace.dependencies)
+        raise_to(self.reach, trace.dependencies)
         self.reach[rank] = max(self.reach[rank], number)
 
     def against(self, rank: int, touch: Touch, dependencies: Dependencies) -> tuple[int, int] | None:
@@ -226,8 +228,8 @@ class History:
         ``proposed`` the highest numbers that they had used when they told so.
         """
         if self._awaited is not None and _covers(executed, self._awaited[1]):
-            _raise(self._settled, self._awaited[0])
-            _raise(self._settled_by, self._awaited[1])
+            raise_to(self._settled, self._awaited[0])
+            raise_to(self._settled_by, self._awaited[1])
             self._awaited = None
             self._forget()
         if self._awaited is None and everywhere is not None and not _covers(self._settled, everywhere):
@@ -260,7 +262,7 @@ class History:
             self._weight -= weight
             if trace.number > self._settled[trace.rank]:
                 if young.full:
-                    _raise(self.blind, self._old.top)
+                    raise_to(self.blind, self._old.top)
                     self._old, self._young = young, _Generation(self._n)
                     young = self._young
                 young.fold(trace)
@@ -288,7 +290,7 @@ class History:
         self._unread = [(0, 0)] * self._n
         blind = list(self.blind)
         if not _covers(frontier, self._settled_by):
-            _raise(blind, self._settled)
+            raise_to(blind, self._settled)
         kept = (*self._traces, *pending)
         known = {(trace.rank, trace.number) for trace in kept}
         for rank, (done, held) in enumerate(zip(executed, frontier, strict=True)):
@@ -300,7 +302,7 @@ class History:
         for generation in (self._old, self._young):
             if not _covers(frontier, generation.reach):
                 # Whoever stands at the frontier may have to decide what these depend on: nothing folded is of use.
-                _raise(blind, generation.top)
+                raise_to(blind, generation.top)
                 continue
             for key, entry in generation.keys.items():
                 keys[key] = list(map(max, keys[key], entry)) if key in keys else entry
@@ -344,8 +346,8 @@ class History:
         generation.intervals = {(first, last): entry for first, last, entry in known.intervals}
         generation.size = sum(map(len, known.keys)) + sum(len(first) + len(last) for first, last, _ in known.intervals)
         for entry in (*generation.keys.values(), *generation.intervals.values()):
-            _raise(generation.top, entry[:n])
-            _raise(generation.top, entry[n:])
+            raise_to(generation.top, entry[:n])
+            raise_to(generation.top, entry[n:])
         generation.reach = list(frontier)
         for trace in known.traces:
             touch = Touch(dict.fromkeys(trace.writes), dict.fromkeys(trace.reads), trace.ranges, trace.written_ranges)
@@ -354,11 +356,6 @@ class History:
 
 def _covers(numbers: Sequence[int], others: Sequence[int]) -> bool:
     return all(number >= other for number, other in zip(numbers, others, strict=True))
-
-
-def _raise(numbers: list[int], to: Sequence[int]) -> None:
-    for rank, number in enumerate(to):
-        numbers[rank] = max(numbers[rank], number)
 
 
 def _beyond(rank: int, entry: list[int], place: int, dependencies: Dependencies) -> tuple[int, int] | None:

@@ -161,17 +161,17 @@ class Conflicts:
     def collect(self, touch: Touch, dependencies: list[int]) -> None:
         """Raise ``dependencies`` to cover what is known to interfere with ``touch``."""
         n = self._n
-        _raise(dependencies, self.floor)
+        raise_to(dependencies, self.floor)
         if touch.writes or touch.written_ranges:
-            _raise(dependencies, self._wide_reads)
-            _raise(dependencies, self._wide_writes)
+            raise_to(dependencies, self._wide_reads)
+            raise_to(dependencies, self._wide_writes)
         elif touch.reads or touch.ranges:
-            _raise(dependencies, self._wide_writes)
+            raise_to(dependencies, self._wide_writes)
         if touch.ranges:
-            _raise(dependencies, self._any_writes)
+            raise_to(dependencies, self._any_writes)
         if touch.written_ranges:
-            _raise(dependencies, self._any_writes)
-            _raise(dependencies, self._any_reads)
+            raise_to(dependencies, self._any_writes)
+            raise_to(dependencies, self._any_reads)
         for generation in (self._young, self._old):
             if not generation:
                 continue
@@ -190,7 +190,7 @@ class Conflicts:
 
     def raise_floor(self, numbers: Sequence[int]) -> None:
         """From now on every command depends on everything up to ``numbers``."""
-        _raise(self.floor, numbers)
+        raise_to(self.floor, numbers)
 
     def forget(self, everywhere: Sequence[int]) -> None:
         """Everything up to ``everywhere`` has been executed by all replicas."""
@@ -204,6 +204,7 @@ class Conflicts:
             self._young, self._young_top = {}, [0] * self._n
 
 
-def _raise(numbers: list[int], to: Sequence[int]) -> None:
+def raise_to(numbers: list[int], to: Sequence[int]) -> None:
+    """Raise each of ``numbers`` to the one in its place, where that is higher."""
     for rank, number in enumerate(to):
         numbers[rank] = max(numbers[rank], number)

@@ -239,8 +239,8 @@ class Vote(Record, frozen=True, tag=2):
 
 
 class Floor(Record, frozen=True, tag=3):
-    """Up to these numbers records have been discarded. ``reached`` is the furthest that this replica had executed when
-    a snapshot took it back, which what it proposes has to come after all the same (empty: none did)."""
+    """Up to these numbers records have been discarded. ``reached`` is the furthest that this replica had executed: what
+    it proposes comes after that, though a lost state or a peer's snapshot took it back (empty: unknown)."""
 
     floor: Dependencies
     reached: Dependencies = ()

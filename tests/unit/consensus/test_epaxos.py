@@ -1088,13 +1088,19 @@ def test_a_snapshot_of_more_than_is_known_to_be_executed_discards_no_more_than_t
     assert story[3].inner.status().delivered == {"1": 10}
 
 
-def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
+def with_one_behind() -> Gathering:
+    """Replicas 1 and 3 have executed three commands, 2 is cut off and has executed the first."""
     story = Gathering(3, options={"batch_max": 1})
     story[1].propose_commands(write(b"a", b"x"))
     story.settle()
     story.isolate(2)
     story[1].propose_commands(write(b"b", b"x"), write(b"c", b"y"))
     story.settle()
+    return story
+
+
+def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
+    story = with_one_behind()
     assert story[3].install_from(story[2]) is True
     assert story[3].image.log == [b"a", b"b", b"c"]
     story.heal()
@@ -1103,12 +1109,7 @@ def test_a_snapshot_that_takes_the_state_back_is_followed_by_what_it_lacks():
 
 
 def test_what_a_replica_proposes_comes_after_what_it_had_executed_when_a_snapshot_took_it_back():
-    story = Gathering(3, options={"batch_max": 1})
-    story[1].propose_commands(write(b"a", b"x"))
-    story.settle()
-    story.isolate(2)
-    story[1].propose_commands(write(b"b", b"x"), write(b"c", b"y"))
-    story.settle()
+    story = with_one_behind()
     story.lose = lambda sender, to, message: 3 in {sender, to}
     assert story[3].install_from(story[2])
     # Had it executed these as part of a snapshot, they would not be on its disk.
